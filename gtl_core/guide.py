@@ -1,0 +1,245 @@
+"""How far scouts moved each parameter (`Displacement`) and what that allows later training to move (`Guide`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+STATISTICS = ("square", "abs")
+SCOPES = ("network", "tensor")
+NORMALIZATIONS = ("max", "minmax")
+
+
+class Displacement:
+    """Streaming statistics of `parameters - zero point` over scouts.
+
+    Only sums are kept, so memory does not grow with the number of scouts, and two displacements from the same zero
+    point add up: ``a + b`` is what one scouting party would have found that ran the tasks of both.
+
+    ``zero_point`` maps parameter names to a copy of where the scouts started; ``count`` is the number of scouts added,
+    ``diverged`` the number left out because they ended non-finite.
+    """
+
+    def __init__(self, zero_point: nn.Module | Mapping[str, Tensor]) -> None:
+        self.zero_point = {name: p.detach().clone() for name, p in _parameters(zero_point).items()}
+        self.count = 0
+        self.diverged = 0
+        # Half precision would lose small displacements in a long sum.
+        self._sums = {
+            statistic: {n: torch.zeros_like(p, dtype=_accumulator(p)) for n, p in self.zero_point.items()}
+            for statistic in ("signed", *STATISTICS)
+        }
+
+    def add(self, scout: nn.Module | Mapping[str, Tensor]) -> bool:
+        """Add one trained scout. False, and nothing added, if it diverged (its displacement is not finite)."""
+        parameters = _parameters(scout)
+        _check_same(parameters, self.zero_point, "the scout", "the zero point")
+        moved = {n: (p.detach() - self.zero_point[n]).to(_accumulator(p)) for n, p in parameters.items()}
+        squared = {n: d.square() for n, d in moved.items()}
+        if not all(torch.isfinite(s).all() for s in squared.values()):
+            self.diverged += 1
+            return False
+        for name, d in moved.items():
+            self._sums["signed"][name] += d
+            self._sums["abs"][name] += d.abs()
+            self._sums["square"][name] += squared[name]
+        self.count += 1
+        return True
+
+    def __add__(self, other: Displacement) -> Displacement:
+        if digest(self.zero_point) != digest(other.zero_point):
+            raise ValueError("displacements from two different zero points cannot be added")
+        total = Displacement(self.zero_point)
+        total.count, total.diverged = self.count + other.count, self.diverged + other.diverged
+        for statistic, sums in total._sums.items():
+            for name in sums:
+                sums[name] = self._sums[statistic][name] + other._sums[statistic][name]
+        return total
+
+    @property
+    def mean(self) -> dict[str, Tensor]:
+        """Mean signed displacement per parameter: where scouts agree on a direction, it is as large as `mean_abs`."""
+        return self._mean("signed")
+
+    @property
+    def mean_abs(self) -> dict[str, Tensor]:
+        """Mean absolute displacement per parameter."""
+        return self._mean("abs")
+
+    @property
+    def mean_square(self) -> dict[str, Tensor]:
+        """Mean squared displacement per parameter, the statistic of the paper."""
+        return self._mean("square")
+
+    def guide(self, scope: str = "network", normalization: str = "max", statistic: str = "square") -> Guide:
+        """The guide: mean displacement brought into [0, 1].
+
+        scope: over what the values are normalised, the whole ``network`` or each ``tensor`` by itself (the authors').
+        normalization: ``max`` divides by the largest value; ``minmax`` (the authors') subtracts the smallest first,
+        so that the least moved parameter of every scope is frozen. Where all values of a scope are equal, minmax is
+        undefined and max is used: a lone parameter that moved gets 1, one that did not gets 0.
+        statistic: mean ``square`` or mean ``abs`` displacement.
+
+        Raises ValueError if there is no scout to average over, or if no parameter moved.
+        """
+        _allow("scope", scope, SCOPES)
+        _allow("normalization", normalization, NORMALIZATIONS)
+        _allow("statistic", statistic, STATISTICS)
+        means = self._mean(statistic)
+        if not self.moved:
+            raise ValueError("no parameter moved: the scouts did not train the copies that they were given")
+        values = {}
+        for names in [list(means)] if scope == "network" else [[name] for name in means]:
+            low = min(means[name].min() for name in names)
+            high = max(means[name].max() for name in names)
+            if normalization == "max" or low == high:
+                low = torch.zeros_like(low)
+            for name in names:
+                values[name] = ((means[name] - low) / (high - low)).clamp(0, 1) if high > 0 else means[name]
+        settings = {"scope": scope, "normalization": normalization, "statistic": statistic}
+        return Guide(values, {"zero_point": digest(self.zero_point), "scouts": self.count, **settings})
+
+    @property
+    def moved(self) -> bool:
+        """Whether any scout moved any parameter."""
+        return any(total.any() for total in self._sums["abs"].values())
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file that `load` restores exactly, to be merged with others or normalised later."""
+        tensors = {f"zero_point:{n}": p for n, p in self.zero_point.items()}
+        tensors |= {f"{s}:{n}": total for s, sums in self._sums.items() for n, total in sums.items()}
+        write_safetensors(path, tensors, {"count": self.count, "diverged": self.diverged})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Displacement:
+        tensors, metadata = read_safetensors(path)
+        split: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            kind, name = key.split(":", 1)
+            split.setdefault(kind, {})[name] = tensor
+        displacement = cls(split.pop("zero_point"))
+        displacement._sums = split
+        displacement.count, displacement.diverged = metadata["count"], metadata["diverged"]
+        return displacement
+
+    def _mean(self, statistic: str) -> dict[str, Tensor]:
+        if self.count == 0:
+            raise ValueError("the displacement of zero scouts is undefined: add at least one that did not diverge")
+        return {name: total / self.count for name, total in self._sums[statistic].items()}
+
+
+class Guide(Mapping[str, Tensor]):
+    """One value g in [0, 1] per parameter: 0 keeps it where it is, 1 lets it train as usual.
+
+    A read-only mapping from parameter name (as in ``model.named_parameters()``) to a tensor of the parameter's shape.
+    Made by `Displacement.guide`, or by hand for control experiments: ``Guide({name: torch.ones_like(p), ...})``.
+    ``metadata`` tells where it comes from. Values are copied in; raises ValueError if one is not in [0, 1].
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], metadata: Mapping[str, object] | None = None) -> None:
+        for name, g in values.items():
+            if not ((g >= 0) & (g <= 1)).all():  # NaN fails both comparisons
+                raise ValueError(f"guide values must lie in [0, 1]: '{name}' has {g.min():.3g} to {g.max():.3g}")
+        self._values = {name: g.detach().clone() for name, g in values.items()}
+        self.metadata = dict(metadata or {})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        n = sum(g.numel() for g in self.values())
+        mean = sum(g.sum().item() for g in self.values()) / max(n, 1)
+        return f"Guide({n} values in {len(self)} tensors, mean {mean:.3g}, {self.metadata})"
+
+    def to(self, device: str | torch.device) -> Guide:
+        """A copy on another device."""
+        return Guide({name: g.to(device) for name, g in self.items()}, self.metadata)
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ValueError, naming the parameter, unless the guide has exactly one value per parameter of ``model``."""
+        _check_same(self, _parameters(model), "guide", "the model")
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: the values, and the metadata with the torch version."""
+        write_safetensors(path, self._values, {**self.metadata, "torch": torch.__version__})
+
+    @classmethod
+    def load(cls, path: str | Path, model: nn.Module | None = None) -> Guide:
+        """Read a guide (onto the CPU, whatever device it was saved from); with ``model``, check that it fits."""
+        guide = cls(*read_safetensors(path))
+        if model is not None:
+            guide.check(model)
+        return guide
+
+
+def digest(parameters: nn.Module | Mapping[str, Tensor]) -> str:
+    """sha256 of names, types, shapes and values: equal exactly when two zero points are the same."""
+    sha = hashlib.sha256()
+    for name, p in sorted(_parameters(parameters).items()):
+        sha.update(f"{name} {p.dtype} {tuple(p.shape)}\n".encode())
+        sha.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
+    """Write atomically: a kill at any moment leaves the old file or the new one."""
+    path = Path(path)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    # One metadata key, because safetensors writes several in random order and equal content should be equal bytes.
+    header = {"gtl": json.dumps(metadata, sort_keys=True)}
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    os.close(descriptor)
+    try:
+        save_file(tensors, temporary, header)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors (on the CPU) and metadata of a file written by `write_safetensors`."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = (file.metadata() or {}).get("gtl")
+        if metadata is None:
+            raise ValueError(f"{path} was not written by gtl_core")
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata)  # noqa: SIM118
+
+
+def _parameters(source: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    # Parameters only: buffers such as BatchNorm's running mean are not trained, so they have no guide.
+    return dict(source.named_parameters()) if isinstance(source, nn.Module) else source
+
+
+def _check_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], what: str, whom: str) -> None:
+    for name, p in other.items():
+        if name not in one:
+            raise ValueError(f"{what} has no entry for '{name}'")
+        if one[name].shape != p.shape:
+            raise ValueError(f"{what} has shape {tuple(one[name].shape)} for '{name}', {whom} {tuple(p.shape)}")
+    for name in one:
+        if name not in other:
+            raise ValueError(f"{what} has an entry for '{name}', which {whom} does not have")
+
+
+def _allow(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
+
+
+def _accumulator(p: Tensor) -> torch.dtype:
+    return torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype

@@ -1,0 +1,116 @@
+"""The guided step: ``p <- before + g * (after - before)`` around one step of any optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gtl_core.guide import Guide
+
+
+class Guided(torch.optim.Optimizer):
+    """Wrap an optimizer so that every parameter makes only its share g of the step.
+
+    The law, for whatever the wrapped optimizer does (momentum, adaptive rates, weight decay included):
+    ``p <- lerp(before, after, g)``, hence bit-identical to the plain optimizer where g = 1 and bit-frozen where g = 0.
+    Schedulers, `GradScaler`, closures and hooks see an ordinary optimizer; `state_dict` is the wrapped one's, so a
+    checkpoint moves freely between guided and plain training. Parameters without a gradient are left alone, as usual.
+
+    optimizer: any `torch.optim.Optimizer` over parameters of ``model`` but LBFGS, whose curvature history assumes that
+        the point it proposed was reached.
+    guide: one tensor per parameter of ``model``, on the parameter's device; checked here, ValueError if it misfits.
+    on: ``"step"``. ``"gradient"`` multiplies the gradient instead, as the authors' code does, and exists only to
+        compare: adaptive optimizers divide the factor out again, and momentum or weight decay move frozen parameters.
+
+    Source: arXiv 2303.16154 (Δw_g = g · Δw).
+    """
+
+    # The wrapped optimizer owns these; whoever reads or edits them here reads or edits the real ones.
+    param_groups = property(lambda self: self.optimizer.param_groups)
+    state = property(lambda self: self.optimizer.state)
+    defaults = property(lambda self: self.optimizer.defaults)
+
+    def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, guide: Guide, on: str = "step") -> None:
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ValueError("Guided cannot wrap LBFGS: its history assumes that every step was taken in full")
+        if on not in ("step", "gradient"):
+            raise ValueError(f"on = {on!r}: must be 'step' or 'gradient'")
+        guide.check(model)
+        self.optimizer = optimizer
+        self.on = on
+        self._names = {p: name for name, p in model.named_parameters()}
+        self._guide = guide
+        self.__setstate__({})  # what Optimizer.__init__ does, without groups of its own
+        self._attach()
+
+    def _attach(self) -> None:
+        self._frozen: list[Tensor] = []
+        self._partial: list[Tensor] = []
+        self._weights: list[Tensor] = []
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if p not in self._names:
+                raise ValueError(f"the optimizer holds a parameter of shape {tuple(p.shape)} that is not in the model")
+            g = self._guide[self._names[p]]
+            if g.device != p.device:
+                raise ValueError(f"guide for '{self._names[p]}' is on {g.device}, the model on {p.device}: guide.to()")
+            if (g == 0).all() and self.on == "step":
+                self._frozen.append(p)
+            elif not (g == 1).all():
+                self._partial.append(p)
+                self._weights.append(g.to(p.dtype))
+        self._before = [torch.empty_like(p, requires_grad=False) for p in self._partial if self.on == "step"]
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One guided step; with a closure, returns its loss."""
+        hidden: list[tuple[Tensor, Tensor | None]] = []
+
+        def restrain() -> None:
+            # Optimizers skip what has no gradient: the cheapest way to leave a tensor untouched to the last bit.
+            hidden[:] = [(p, p.grad) for p in self._frozen]
+            for p in self._frozen:
+                p.grad = None
+            if self.on == "gradient":
+                for p, g in zip(self._partial, self._weights, strict=True):
+                    if p.grad is not None:
+                        p.grad.mul_(g)
+
+        def restrained_closure() -> Tensor:
+            loss = closure()
+            restrain()
+            return loss
+
+        if self._before:
+            with torch.no_grad():
+                torch._foreach_copy_(self._before, self._partial)
+        try:
+            if closure is None:
+                restrain()
+                loss = self.optimizer.step()
+            else:
+                loss = self.optimizer.step(restrained_closure)
+        finally:
+            for p, gradient in hidden:
+                p.grad = gradient
+        if self._before:
+            with torch.no_grad():
+                torch._foreach_lerp_(self._before, self._partial, self._weights)
+                torch._foreach_copy_(self._partial, self._before)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.optimizer.zero_grad(set_to_none)
+
+    def add_param_group(self, param_group: dict) -> None:
+        self.optimizer.add_param_group(param_group)
+        self._attach()
+
+    def state_dict(self) -> dict:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.optimizer.load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__.copy()

@@ -1,0 +1,45 @@
+"""The networks of the experiments."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+HEADS = ("zero", "random")
+
+
+def conv4(n_way: int, channels: int = 32, *, generator: torch.Generator) -> nn.Sequential:
+    """Four 3x3 convolutions of stride 2 with GroupNorm, then a linear head: [N, 1, 28, 28] -> [N, n_way] logits.
+
+    The backbone of the few-shot literature (Vinyals et al. 2016) with strides instead of pooling, and with GroupNorm,
+    since batch statistics mean nothing for the single examples of the forgetting experiment. Parameters are named
+    ``body.*`` and ``head.*``; all are drawn from ``generator``.
+    """
+    blocks = []
+    for width in (1, channels, channels, channels):
+        blocks += [nn.Conv2d(width, channels, 3, stride=2, padding=1), nn.GroupNorm(4, channels), nn.ReLU()]
+    body = nn.Sequential(*blocks, nn.Flatten())
+    for layer in body:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+    model = nn.Sequential(OrderedDict(body=body, head=nn.Linear(4 * channels, n_way)))
+    new_head(model, n_way, "random", generator=generator)
+    return model
+
+
+def new_head(model: nn.Sequential, n_way: int, head: str, *, generator: torch.Generator) -> None:
+    """Replace ``model.head``, in place, by one for ``n_way`` classes.
+
+    head: ``zero`` starts with equal logits for every class; ``random`` is PyTorch's default, uniform within
+    1 / sqrt(features) of zero.
+    """
+    if head not in HEADS:
+        raise ValueError(f"head = {head!r}: must be one of {', '.join(HEADS)}")
+    model.head = nn.Linear(model.head.in_features, n_way)
+    bound = 1 / math.sqrt(model.head.in_features) if head == "random" else 0.0
+    for p in model.head.parameters():
+        nn.init.uniform_(p, -bound, bound, generator=generator)

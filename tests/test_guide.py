@@ -1,0 +1,203 @@
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from gtl_core import Displacement, Guide
+from gtl_core.guide import digest
+
+ZERO = {"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([[2.0]])}
+
+
+def displaced(*moves: dict[str, list]) -> Displacement:
+    """Scouts that moved from ZERO by the given amounts."""
+    displacement = Displacement(ZERO)
+    for move in moves:
+        displacement.add({name: ZERO[name] + torch.tensor(d) for name, d in move.items()})
+    return displacement
+
+
+# Two scouts: a[0] moves by 1 and 3, a[1] by 0 and -2, b by -1 and 1.
+TWO = ({"a": [1.0, 0.0], "b": [[-1.0]]}, {"a": [3.0, -2.0], "b": [[1.0]]})
+
+
+def test_means_by_hand():
+    d = displaced(*TWO)
+    assert d.count == 2
+    assert d.mean_square["a"].tolist() == [(1 + 9) / 2, (0 + 4) / 2]
+    assert d.mean_abs["a"].tolist() == [2, 1]
+    assert d.mean["a"].tolist() == [2, -1]
+    assert d.mean_square["b"].tolist() == [[1]]
+    assert d.mean["b"].tolist() == [[0]]  # they disagree
+
+
+def test_guides_by_hand():
+    d = displaced(*TWO)  # mean squares: a = 5, 2; b = 1
+    assert d.guide("network", "max")["a"].tolist() == pytest.approx([1, 2 / 5])
+    assert d.guide("network", "max")["b"].tolist() == [[pytest.approx(1 / 5)]]
+    assert d.guide("network", "minmax")["a"].tolist() == [1, (2 - 1) / (5 - 1)]
+    assert d.guide("network", "minmax")["b"].tolist() == [[0]]
+    assert d.guide("tensor", "max")["a"].tolist() == pytest.approx([1, 2 / 5])
+    assert d.guide("tensor", "minmax")["a"].tolist() == [1, 0]
+    assert d.guide("network", "max", "abs")["a"].tolist() == [1, 1 / 2]
+
+
+@pytest.mark.parametrize("normalization", ["max", "minmax"])
+def test_a_lone_value_is_one_if_it_moved_and_zero_if_not(normalization):
+    moved = displaced({"a": [1.0, 2.0], "b": [[3.0]]})
+    assert moved.guide("tensor", normalization)["b"].tolist() == [[1]]
+    unmoved = displaced({"a": [1.0, 2.0], "b": [[0.0]]})
+    assert unmoved.guide("tensor", normalization)["b"].tolist() == [[0]]
+    assert unmoved.guide("network", normalization)["b"].tolist() == [[0]]
+
+
+@pytest.mark.parametrize("scope", ["network", "tensor"])
+@pytest.mark.parametrize("normalization", ["max", "minmax"])
+@pytest.mark.parametrize("statistic", ["square", "abs"])
+def test_every_guide_lies_in_the_unit_interval_and_reaches_one(scope, normalization, statistic):
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(7, 5)
+    d = Displacement(model)
+    for _ in range(3):
+        d.add({n: p + torch.randn(p.shape, generator=generator) for n, p in model.named_parameters()})
+    guide = d.guide(scope, normalization, statistic)
+    values = torch.cat([g.flatten() for g in guide.values()])
+    assert values.min() >= 0 and values.max() == 1
+
+
+def test_order_of_parameters_follows_size_of_displacement():
+    g = displaced({"a": [0.1, -0.3], "b": [[0.2]]}).guide()
+    assert g["a"][0] < g["b"][0, 0] < g["a"][1] == 1
+
+
+def test_merging_equals_scouting_together():
+    one, other = displaced(TWO[0]), displaced(TWO[1])
+    together = displaced(*TWO)
+    merged = one + other
+    assert merged.count == 2
+    assert all(torch.equal(merged.mean_square[n], together.mean_square[n]) for n in ZERO)
+    assert one.count == 1 and one.mean["a"].tolist() == [1, 0]  # the parts stay as they were
+
+
+def test_merging_different_zero_points_is_refused():
+    with pytest.raises(ValueError, match="two different zero points"):
+        displaced(TWO[0]) + Displacement({"a": torch.tensor([0.0, 9.0]), "b": ZERO["b"]})
+
+
+def test_the_zero_point_is_a_copy():
+    model = nn.Linear(2, 1)
+    d = Displacement(model)
+    with torch.no_grad():
+        model.weight += 1  # aliasing would make every displacement zero
+    d.add(model)
+    assert torch.allclose(d.mean["weight"], torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+def test_diverged_scouts_are_left_out(bad):
+    d = displaced(TWO[0])
+    assert not d.add({"a": torch.tensor([bad, 0.0]), "b": ZERO["b"]})
+    assert (d.count, d.diverged) == (1, 1)
+    assert d.mean["a"].tolist() == [1, 0]
+
+
+def test_half_precision_is_summed_in_single():
+    d = Displacement({"a": torch.zeros(1, dtype=torch.bfloat16)})
+    for _ in range(1000):  # a bfloat16 sum of ones stops at 256
+        d.add({"a": torch.ones(1, dtype=torch.bfloat16)})
+    assert d.mean["a"].item() == 1
+
+
+def test_unmoved_and_empty_displacements_are_refused():
+    with pytest.raises(ValueError, match="no parameter moved"):
+        displaced({"a": [0.0, 0.0], "b": [[0.0]]}).guide()
+    with pytest.raises(ValueError, match="zero scouts"):
+        Displacement(ZERO).guide()
+
+
+@pytest.mark.parametrize("choice", ["scope", "normalization", "statistic"])
+def test_wrong_choices_are_named(choice):
+    with pytest.raises(ValueError, match=f"{choice} = 'median': must be one of"):
+        displaced(*TWO).guide(**{choice: "median"})
+
+
+def test_buffers_have_no_guide():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    assert set(Displacement(model).zero_point) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+
+
+def test_displacement_round_trip(tmp_path):
+    d = displaced(*TWO)
+    d.diverged = 3
+    d.save(tmp_path / "d.safetensors")
+    back = Displacement.load(tmp_path / "d.safetensors")
+    assert (back.count, back.diverged) == (2, 3)
+    for scope in ("network", "tensor"):
+        assert all(torch.equal(back.guide(scope)[n], d.guide(scope)[n]) for n in ZERO)
+    assert (back + d).count == 4
+
+
+def test_guide_round_trip_and_equal_bytes(tmp_path):
+    guide = displaced(*TWO).guide(scope="tensor")
+    for name in ("one", "two"):
+        guide.save(tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    back = Guide.load(tmp_path / "one")
+    assert all(torch.equal(back[n], guide[n]) for n in guide)
+    assert back.metadata["scope"] == "tensor" and back.metadata["scouts"] == 2
+    assert back.metadata["zero_point"] == digest(ZERO)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]  # no temporary file is left
+
+
+def test_loading_for_another_network_names_the_parameter(tmp_path):
+    model = nn.Linear(3, 2)
+    Guide({n: torch.ones_like(p) for n, p in model.named_parameters()}).save(tmp_path / "g")
+    assert len(Guide.load(tmp_path / "g", model)) == 2
+    with pytest.raises(ValueError, match=r"guide has shape \(2, 3\) for 'weight', the model \(4, 3\)"):
+        Guide.load(tmp_path / "g", nn.Linear(3, 4))
+    with pytest.raises(ValueError, match=r"guide has no entry for '0.weight'"):
+        Guide.load(tmp_path / "g", nn.Sequential(model))
+    with pytest.raises(ValueError, match="guide has an entry for 'bias', which the model does not have"):
+        Guide.load(tmp_path / "g", nn.Linear(3, 2, bias=False))
+
+
+def test_foreign_files_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="was not written by gtl_core"):
+        Guide.load(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.1, float("nan")])
+def test_values_outside_the_unit_interval_are_refused(bad):
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]: 'w'"):
+        Guide({"w": torch.tensor([0.5, bad])})
+
+
+def test_a_guide_does_not_alias_what_it_was_made_from():
+    values = {"w": torch.ones(2)}
+    guide = Guide(values)
+    values["w"][0] = 0
+    assert guide["w"].tolist() == [1, 1]
+    with pytest.raises(TypeError):
+        guide["w"] = torch.zeros(2)
+
+
+def test_guides_and_displacements_pickle():
+    d = displaced(*TWO)
+    assert pickle.loads(pickle.dumps(d)).guide()["a"].tolist() == d.guide()["a"].tolist()
+    assert pickle.loads(pickle.dumps(d.guide()))["b"].tolist() == d.guide()["b"].tolist()
+
+
+def test_digest_sees_names_shapes_types_and_values():
+    variants = [
+        {"a": torch.zeros(4)},
+        {"b": torch.zeros(4)},
+        {"a": torch.zeros(2, 2)},
+        {"a": torch.zeros(4, dtype=torch.int32)},
+        {"a": torch.tensor([0.0, 0, 0, 1])},
+    ]
+    assert len({digest(v) for v in variants}) == len(variants)
+    assert digest({"a": torch.zeros(4)}) == digest(variants[0])
