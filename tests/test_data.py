@@ -1,0 +1,437 @@
+"""Laws of the datasets: shape, determinism, caching, and one clear error for whatever goes wrong with an archive."""
+
+import errno
+import hashlib
+import http.server
+import io
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from gtl_core import data
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = os.environ.get("GTL_DATA_DIR")  # before the fixtures take it away
+BACKGROUND, EVALUATION = "images_background.zip", "images_evaluation.zip"
+
+
+# --- synthetic archives and a real server ---------------------------------------------------------
+
+
+def png(shade: int) -> bytes:
+    image = Image.new("1", (105, 105), 1)
+    image.paste(0, (10, 10, 10 + shade, 60))  # black ink on white paper
+    image.save(buffer := io.BytesIO(), "PNG")
+    return buffer.getvalue()
+
+
+def drawings(archive: str, alphabets: dict[str, int]) -> dict[str, bytes]:
+    stem, shades = archive.removesuffix(".zip"), iter(range(5, 80))
+    return {
+        f"{stem}/{alphabet}/character{number:02}/{number:04}_{drawer:02}.png": png(next(shades))
+        for alphabet, count in alphabets.items()
+        for number in range(1, count + 1)
+        for drawer in range(1, 4)
+    }
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content)  # a fixed date, so that the checksum is fixed
+    return buffer.getvalue()
+
+
+def content_digest(members: dict[str, bytes]) -> str:
+    lines = (f"{name}\0{hashlib.sha256(members[name]).hexdigest()}\n" for name in sorted(members))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A data folder of our own, no GTL_DATA_DIR, no proxy between us and 127.0.0.1."""
+    monkeypatch.setattr(data, "_folder", lambda: tmp_path / "data")
+    monkeypatch.setattr(data, "RETRIES", 1)
+    monkeypatch.delenv("GTL_DATA_DIR", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def members(monkeypatch):
+    """The images of a small Omniglot, by archive: 3 background classes, 2 evaluation classes, 3 drawers."""
+    made = {
+        BACKGROUND: drawings(BACKGROUND, {"Alpha": 2, "Beta": 1}),
+        EVALUATION: drawings(EVALUATION, {"Gamma": 2}),
+    }
+    digests = {name: (hashlib.md5(zipped(images)).hexdigest(), content_digest(images)) for name, images in made.items()}
+    monkeypatch.setattr(data, "ARCHIVES", digests)
+    return made
+
+
+@pytest.fixture
+def shelf(home, members, tmp_path, monkeypatch):
+    """A folder with the small archives that GTL_DATA_DIR points at."""
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    for name, images in members.items():
+        (folder / name).write_bytes(zipped(images))
+    monkeypatch.setenv("GTL_DATA_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def server(home, members, monkeypatch):
+    """Serves the small archives; `broken` is how many more answers break off half-way, `asked` what was asked for."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            name = self.path.strip("/")
+            server.asked.append(name)
+            if server.missing:
+                return self.send_error(404)
+            content = zipped(members[name])
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            breaks, server.broken = server.broken > 0, server.broken - 1
+            self.wfile.write(content[: len(content) // 2] if breaks else content)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.broken, server.missing = [], 0, False
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setattr(data, "URL", f"http://127.0.0.1:{server.server_port}/")
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def same(one: data.Dataset, other: data.Dataset) -> bool:
+    return one.digest == other.digest and torch.equal(one.examples, other.examples)
+
+
+# --- glyphs ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def glyphs():
+    return data._draw()
+
+
+def test_glyphs_have_the_shape_of_omniglot(glyphs):
+    classes = len(glyphs.examples)
+    assert glyphs.examples.shape == (classes, 20, 28, 28) and glyphs.examples.dtype == torch.uint8
+    assert classes >= 500 and len(set(glyphs.alphabets)) >= 20
+    assert len(glyphs.alphabets) == len(glyphs.characters) == len(glyphs.evaluation) == classes
+    assert 0.35 <= glyphs.evaluation.float().mean() <= 0.45
+    assert not (glyphs.evaluation[:-1] & ~glyphs.evaluation[1:]).any()  # background first
+
+
+def test_alphabets_are_whole_and_characters_unique(glyphs):
+    sides = {(alphabet, bool(test)) for alphabet, test in zip(glyphs.alphabets, glyphs.evaluation, strict=True)}
+    assert len(sides) == len(set(glyphs.alphabets))
+    assert len(set(glyphs.characters)) == len(glyphs.characters)
+    assert not {"Α", "А", "с"} & set(glyphs.characters)  # Greek and Cyrillic twins of Latin letters  # noqa: RUF001
+
+
+def test_no_two_classes_and_no_two_drawings_are_equal(glyphs):
+    drawn = {bytes(image.numpy()) for image in glyphs.examples.flatten(0, 1)}
+    assert len(drawn) == len(glyphs.examples) * 20
+
+
+def test_every_drawing_has_ink_and_paper(glyphs):
+    assert glyphs.examples.amax((-1, -2)).min() > 200
+    assert glyphs.examples.amin((-1, -2)).max() == 0
+    share = glyphs.examples.float().mean() / 255
+    assert 0.06 < share < 0.11  # Omniglot at 28x28: 0.084
+
+
+def test_a_drawer_has_one_hand(glyphs):
+    """Drawers differ consistently: the height of a drawing is predicted by its drawer over different characters."""
+    rows = (glyphs.examples > 128).any(-1).sum(-1).float()
+    rows = rows - rows.mean(1, keepdim=True)
+    odd, even = rows[::2].mean(0), rows[1::2].mean(0)
+    assert torch.corrcoef(torch.stack([odd, even]))[0, 1] > 0.9
+
+
+def test_one_example_says_something_but_not_all(glyphs):
+    """Five-way one-shot by nearest pixels is far from chance (20 %) and far from perfect, as on Omniglot (43 %)."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = glyphs.examples[glyphs.evaluation].flatten(2).float()
+    hits = 0.0
+    for _ in range(400):
+        classes = torch.randperm(len(pixels), generator=generator)[:5]
+        support, query = torch.randperm(20, generator=generator)[:2]
+        nearest = torch.cdist(pixels[classes, query], pixels[classes, support]).argmin(1)
+        hits += (nearest == torch.arange(5)).float().mean().item() / 400
+    assert 0.35 < hits < 0.75
+
+
+def test_rendering_does_not_depend_on_threads_or_global_randomness(glyphs):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        torch.rand(3)
+        assert data._draw().digest == glyphs.digest
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_missing_font_is_named(home, monkeypatch, tmp_path):
+    monkeypatch.setattr("matplotlib.get_data_path", lambda: str(tmp_path))
+    with pytest.raises(data.DataError, match=r"DejaVuSans\.ttf is missing: install"):
+        data.glyphs()
+
+
+# --- the cache ------------------------------------------------------------------------------------
+
+
+def test_glyphs_are_drawn_once(home, glyphs, monkeypatch):
+    monkeypatch.setattr(data, "_draw", lambda: glyphs)
+    assert same(data.glyphs(), glyphs)
+    monkeypatch.setattr(data, "_draw", lambda: pytest.fail("drawn again"))
+    again = data.glyphs()
+    assert same(again, glyphs) and again.characters == glyphs.characters
+    assert torch.equal(again.evaluation, glyphs.evaluation)
+    assert files(home) == ["glyphs.safetensors"]
+
+
+def test_cache_files_are_reproducible(shelf, home):
+    data.omniglot()
+    first = (home / "omniglot.safetensors").read_bytes()
+    (home / "omniglot.safetensors").unlink()
+    data.omniglot()
+    assert (home / "omniglot.safetensors").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    "harm", [lambda raw: b"", lambda raw: raw[:-100], lambda raw: raw[:-1] + b"?", lambda raw: b"x" * 99]
+)
+def test_a_damaged_cache_is_made_again(shelf, home, harm):
+    path = home / "omniglot.safetensors"
+    good, whole = data.omniglot(), path.read_bytes()
+    path.write_bytes(harm(whole))
+    assert same(data.omniglot(), good)
+    assert path.read_bytes() == whole
+
+
+def test_a_cache_of_another_version_is_made_again(shelf, home, monkeypatch):
+    good, whole = data.omniglot(), (home / "omniglot.safetensors").read_bytes()
+    monkeypatch.setattr(data, "VERSION", data.VERSION + 1)
+    assert same(data.omniglot(), good)
+    assert (home / "omniglot.safetensors").read_bytes() != whole
+
+
+def test_full_disk_leaves_no_half_cache(shelf, home, monkeypatch):
+    def full(path, content):
+        with open(path, "wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(data.DataError, match=r"cannot write .*No space left on device.*: free space") as caught:
+        data.omniglot()
+    assert isinstance(caught.value.__cause__, OSError)
+    assert files(home) == []
+
+
+def test_two_processes_can_start_together(shelf, home):
+    script = f"""
+import pathlib, gtl_core.data as data
+data._folder = lambda: pathlib.Path({str(home)!r})
+data.ARCHIVES = {data.ARCHIVES!r}
+print(data.omniglot().digest)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    start = dict(env=environment, stdout=subprocess.PIPE, text=True)
+    both = [subprocess.Popen([sys.executable, "-c", script], **start) for _ in range(2)]
+    printed = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert printed[0] == printed[1] == f"{data.omniglot().digest}\n"
+    assert files(home) == ["omniglot.safetensors"]
+
+
+# --- Omniglot from a folder -----------------------------------------------------------------------
+
+
+def test_small_omniglot(shelf):
+    dataset = data.load("omniglot")
+    assert dataset.examples.shape == (5, 3, 28, 28) and dataset.examples.dtype == torch.uint8
+    assert dataset.alphabets == ("Alpha", "Alpha", "Beta", "Gamma", "Gamma")
+    assert dataset.characters == ("character01", "character02", "character01", "character01", "character02")
+    assert dataset.evaluation.tolist() == [False, False, False, True, True]
+    assert dataset.examples[..., 5:10, 3].min() == 255  # the black bar is ink,
+    assert dataset.examples[..., 20:, :].max() == 0  # the white rest is paper
+    widths = (dataset.examples[:3] > 128).any(-2).sum(-1).flatten()
+    assert (widths.diff() >= 0).all() and widths[-1] > widths[0]  # drawers and characters in order
+
+
+def test_repacked_archives_are_accepted(shelf, members):
+    expected = data.omniglot().digest
+    for name, images in members.items():
+        with zipfile.ZipFile(shelf / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.mkdir(name.removesuffix(".zip"))
+            for member in reversed(images):
+                archive.writestr(member, images[member])
+    (data._folder() / "omniglot.safetensors").unlink()
+    assert data.omniglot().digest == expected
+
+
+def test_the_folder_may_be_read_only(shelf, home):
+    before = {path: path.stat().st_mtime_ns for path in shelf.iterdir()}
+    shelf.chmod(0o555)
+    try:
+        data.omniglot()
+    finally:
+        shelf.chmod(0o755)
+    assert {path: path.stat().st_mtime_ns for path in shelf.iterdir()} == before
+
+
+def test_a_missing_archive_is_named_and_not_downloaded(shelf, server):
+    (shelf / EVALUATION).unlink()
+    with pytest.raises(data.DataError, match=f"GTL_DATA_DIR has no {EVALUATION}: put it into"):
+        data.omniglot()
+    assert server.asked == []
+
+
+def test_a_truncated_archive(shelf, home):
+    whole = (shelf / BACKGROUND).read_bytes()
+    (shelf / BACKGROUND).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(data.DataError, match=f"{BACKGROUND} is not a whole zip archive.*get it again"):
+        data.omniglot()
+    assert files(home) == []
+
+
+def test_a_flipped_bit(shelf):
+    raw = bytearray((shelf / BACKGROUND).read_bytes())
+    raw[150] ^= 1
+    (shelf / BACKGROUND).write_bytes(raw)
+    with pytest.raises(data.DataError, match="is not a whole zip archive"):
+        data.omniglot()
+
+
+@pytest.mark.parametrize("change", ["tampered", "renamed", "added", "removed"])
+def test_other_images_are_refused(shelf, members, change):
+    images = dict(members[EVALUATION])
+    first = next(iter(images))
+    if change == "tampered":
+        images[first] = png(79)
+    elif change == "renamed":
+        images[first.replace("Gamma", "Delta")] = images.pop(first)
+    elif change == "added":
+        images[first.replace("_01", "_04")] = images[first]
+    else:
+        del images[first]
+    (shelf / EVALUATION).write_bytes(zipped(images))
+    with pytest.raises(data.DataError, match=f"{EVALUATION} are not those of the official archive"):
+        data.omniglot()
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "images/../../evil.txt", "..\\evil.txt", "C:/evil.txt"])
+def test_an_entry_that_points_outside_is_refused(shelf, members, name, tmp_path):
+    (shelf / BACKGROUND).write_bytes(zipped(members[BACKGROUND] | {name: b"!"}))
+    with pytest.raises(data.DataError, match="points outside"):
+        data.omniglot()
+    assert not list(tmp_path.parent.rglob("evil.txt"))
+
+
+# --- Omniglot from the network --------------------------------------------------------------------
+
+
+def test_download_once(server, home):
+    dataset = data.omniglot()
+    assert dataset.examples.shape == (5, 3, 28, 28)
+    assert server.asked == [BACKGROUND, EVALUATION]
+    assert files(home) == [BACKGROUND, EVALUATION, "omniglot.safetensors"]
+    (home / "omniglot.safetensors").unlink()
+    assert same(data.omniglot(), dataset)
+    assert server.asked == [BACKGROUND, EVALUATION]
+
+
+def test_a_connection_that_breaks_once_is_survived(server, home):
+    server.broken = 1
+    assert data.omniglot().examples.shape == (5, 3, 28, 28)
+    assert server.asked == [BACKGROUND, BACKGROUND, EVALUATION]
+
+
+def test_a_connection_that_always_breaks(server, home):
+    server.broken = 99
+    with pytest.raises(
+        data.DataError, match=rf"cannot download {data.URL}{BACKGROUND} .*point GTL_DATA_DIR at"
+    ) as caught:
+        data.omniglot()
+    assert caught.value.__cause__ is not None
+    assert len(server.asked) == 1 + data.RETRIES
+    assert files(home) == []
+
+
+def test_an_archive_that_is_not_there(server, home, monkeypatch):
+    monkeypatch.setattr(data, "RETRIES", 0)
+    server.missing = True
+    with pytest.raises(data.DataError, match=r"cannot download .*\(HTTPError\)"):
+        data.omniglot()
+    assert files(home) == []
+
+
+def test_an_archive_with_another_checksum(server, home, members, monkeypatch):
+    monkeypatch.setattr(data, "RETRIES", 0)
+    members[BACKGROUND][next(iter(members[BACKGROUND]))] = png(79)
+    with pytest.raises(data.DataError, match="cannot download"):
+        data.omniglot()
+    assert files(home) == []
+
+
+def test_no_network(server, home, monkeypatch):
+    monkeypatch.setattr(data, "RETRIES", 0)
+    monkeypatch.setattr(data, "URL", "http://127.0.0.1:9/")  # the discard port: nobody listens
+    with pytest.raises(data.DataError, match=r"cannot download .*\(ConnectionError\): check the network"):
+        data.omniglot()
+    assert files(home) == []
+
+
+def test_full_disk_during_the_download(server, home, monkeypatch):
+    def full(self, url, output_file, pooch, check_only=False):
+        Path(output_file).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(data.pooch.HTTPDownloader, "__call__", full)
+    with pytest.raises(data.DataError, match=r"\(No space left on device\).*free disk space"):
+        data.omniglot()
+    assert files(home) == []
+
+
+# --- the rest -------------------------------------------------------------------------------------
+
+
+def test_an_unknown_name():
+    with pytest.raises(data.DataError, match="unknown dataset 'mnist': use one of glyphs, omniglot"):
+        data.load("mnist")
+
+
+def test_the_real_omniglot(home, monkeypatch):
+    places = [REAL, ROOT.parent / "shared" / "omniglot"]
+    place = next((path for path in places if path and Path(path, BACKGROUND).is_file()), None)
+    if place is None:
+        pytest.skip("needs the real archives: set GTL_DATA_DIR")
+    monkeypatch.setenv("GTL_DATA_DIR", str(place))
+    dataset = data.omniglot()
+    assert dataset.examples.shape == (964 + 659, 20, 28, 28)
+    assert dataset.evaluation.tolist() == [False] * 964 + [True] * 659
+    assert len(set(dataset.alphabets[:964])) == 30 and len(set(dataset.alphabets[964:])) == 20
+    assert 0.05 < dataset.examples.float().mean() / 255 < 0.12
