@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -202,13 +201,12 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     # One metadata key, because safetensors writes several in random order and equal content should be equal bytes.
     header = {"gtl": json.dumps(metadata, sort_keys=True)}
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    os.close(descriptor)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, temporary, header)
         os.replace(temporary, path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:

@@ -19,11 +19,12 @@ def fit(
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    augment: Callable[[Tensor], Tensor] = lambda inputs: inputs,
 ) -> None:
     """Minimise the mean loss of ``model`` on labelled examples, in place.
 
     inputs [N, ...], labels [N]; batch_size: None takes all N examples in every step, otherwise ``generator`` shuffles
-    them anew in every epoch. Raises ValueError if there are no examples.
+    them anew in every epoch; augment: applied to the inputs of every batch. Raises ValueError if there are no examples.
     """
     if len(inputs) == 0:
         raise ValueError("a task without examples cannot be trained on: inputs is empty")
@@ -32,12 +33,12 @@ def fit(
         order = None if batch_size is None else torch.randperm(len(inputs), generator=generator)
         for batch in [slice(None)] if order is None else order.split(batch_size):
             optimizer.zero_grad()
-            loss(model(inputs[batch]), labels[batch]).backward()
+            loss(model(augment(inputs[batch])), labels[batch]).backward()
             optimizer.step()
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    """Share of examples, in [0, 1], whose largest logit is their label's."""
+def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Share of examples, in [0, 1], whose largest logit is their label's; one per copy of a stacked network."""
     model.eval()
-    return (model(inputs).argmax(1) == labels).float().mean().item()
+    return (model(inputs).argmax(-1) == labels).float().mean(0)

@@ -1,0 +1,100 @@
+"""What guidance costs: a guided training step against a plain one of the same network, measured in alternation.
+
+    python -m benchmarks.guided_step [--rounds 30]
+
+Prints, per case, the median time of a whole plain training step, the median ratio guided / plain over rounds, its
+quartiles. The 150k-parameter network is the target of the design: at most 5 % on a training step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from itertools import product
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from gtl_core import Guide, Guided
+from gtl_core.models import conv4
+from gtl_core.tasks import rng
+from gtl_core.workers import single_thread
+
+OPTIMIZERS = {
+    "SGD": lambda ps: torch.optim.SGD(ps, lr=1e-4),
+    "SGD momentum": lambda ps: torch.optim.SGD(ps, lr=1e-4, momentum=0.9),
+    "AdamW": lambda ps: torch.optim.AdamW(ps, lr=1e-5),
+    "AdamW fused": lambda ps: torch.optim.AdamW(ps, lr=1e-5, fused=True),
+}
+
+
+def random_guide(model: nn.Module) -> Guide:
+    """Every value strictly between 0 and 1: no tensor can be skipped, so this is the most that a guide can cost."""
+    generator = rng(0, "guide")
+    values = {n: 0.01 + 0.98 * torch.rand(p.shape, generator=generator) for n, p in model.named_parameters()}
+    device = next(model.parameters()).device
+    return Guide(values).to(device)
+
+
+def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs, labels) -> Callable[[], None]:
+    def step() -> None:
+        optimizer.zero_grad()
+        cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+        if inputs.is_cuda:
+            torch.cuda.synchronize()
+
+    return step
+
+
+def seconds(function: Callable[[], None], repeats: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        function()
+    return (time.perf_counter() - begin) / repeats
+
+
+def compare(channels: int, batch: int, make: Callable, rounds: int, device: str = "cpu") -> dict[str, float]:
+    """Median plain milliseconds, and quartiles of guided / plain over ``rounds`` alternations."""
+    steps = {}
+    inputs = torch.rand(batch, 1, 28, 28, generator=rng(0, "inputs")).to(device)
+    labels = (torch.arange(batch) % 20).to(device)
+    for method in ("plain", "guided"):
+        model = conv4(20, channels, generator=rng(0, "network")).to(device)
+        optimizer = make(model.parameters())
+        if method == "guided":
+            optimizer = Guided(optimizer, model, random_guide(model))
+        steps[method] = training_step(model, optimizer, inputs, labels)
+    repeats = max(1, int(0.05 / seconds(steps["plain"], 3)))
+    plain, ratios = [], []
+    for i in range(rounds):
+        order = ("plain", "guided") if i % 2 else ("guided", "plain")
+        took = {method: seconds(steps[method], repeats) for method in order}
+        plain.append(1e3 * took["plain"])
+        ratios.append(took["guided"] / took["plain"])
+    low, median, high = statistics.quantiles(ratios, n=4)
+    return {"plain_ms": statistics.median(plain), "low": low, "ratio": median, "high": high}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    single_thread()
+    print(f"torch {torch.__version__} on {arguments.device}, one intra-op thread, guide strictly between 0 and 1")
+    print("parameters  batch  optimizer      plain ms  guided / plain       quartiles")
+    for (channels, batch), (name, make) in product(((72, 25), (72, 100)), OPTIMIZERS.items()):
+        n = sum(p.numel() for p in conv4(20, channels, generator=rng(0)).parameters())
+        r = compare(channels, batch, make, arguments.rounds, arguments.device)
+        print(
+            f"{n:>10,}  {batch:>5}  {name:<13}  {r['plain_ms']:>8.2f}  {r['ratio']:>14.3f}"
+            f"  {r['low']:>6.3f} .. {r['high']:.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The experiments: for each notebook its validated parameters and the figures drawn from its results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gtl_core import plots
+from gtl_core.experiments.forgetting import ForgettingParameters
+from gtl_core.experiments.method import MethodParameters
+from gtl_core.experiments.parameters import ParameterError, Parameters
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+__all__ = ["EXPERIMENTS", "Experiment", "ParameterError", "Parameters"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A notebook ``notebooks/<notebook>.ipynb`` that writes ``results/<profile>/<name>.csv``, and its figures."""
+
+    name: str
+    notebook: str
+    parameters: type[Parameters]
+    figures: Mapping[str, Callable[[DataFrame], Figure]]
+
+
+_ALL = (
+    Experiment("method", "00_method", MethodParameters, {"method": plots.method}),
+    Experiment(
+        "forgetting",
+        "03_forgetting",
+        ForgettingParameters,
+        {
+            "forgetting": plots.forgetting,
+            "forgetting_per_class": plots.forgetting_per_class,
+            "forgetting_rates": plots.forgetting_rates,
+        },
+    ),
+)
+EXPERIMENTS = {experiment.notebook: experiment for experiment in _ALL}

@@ -1,0 +1,194 @@
+"""Tidy results -> figures. One colour per method in the whole project; `save` is the only writer of figures."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gtl_core.stats import at_chosen_rates, bootstrap, by_seed_and_task, choose_rates
+
+# Okabe-Ito colours: distinct for colour-blind readers.
+COLORS = {
+    "scratch": "#999999",
+    "frozen": "#009E73",
+    "plain": "#D55E00",
+    "guided": "#0072B2",
+    "guided_network": "#0072B2",
+    "guided_tensor": "#56B4E9",
+}
+LABELS = {
+    "scratch": "from scratch",
+    "frozen": "frozen (linear probe)",
+    "plain": "plain fine-tuning",
+    "guided": "guided",
+    "guided_network": "guided (network scope)",
+    "guided_tensor": "guided (tensor scope)",
+}
+HEADS = {"random": "random head", "zero": "zero head"}
+TUNED_ON = {
+    "same": "one rate for all, tuned for plain at the start",
+    "first": "each rate tuned at the start",
+    "last": "each rate tuned at the end",
+}
+VALIDATED = {"first": "after the first examples", "last": "after the last example"}
+STYLE = {
+    **sns.axes_style("ticks"),
+    "figure.dpi": 100,
+    "savefig.dpi": 150,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+class _Figure(Figure):
+    # Not pyplot's: a figure is a value, closed by nobody, that a notebook shows when it is a cell's last line.
+    def _repr_png_(self) -> bytes:
+        return _png(self)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG; equal results give equal bytes. Replaced in one go, like the results that it is drawn from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(_png(figure))
+    temporary.replace(path)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="png", metadata={"Software": None})  # no version, no date
+    return buffer.getvalue()
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float], **share: bool | str) -> tuple[Figure, np.ndarray]:
+    with mpl.rc_context(STYLE):
+        figure = _Figure(figsize=size, layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False, **share)
+
+
+def method(frame: pd.DataFrame) -> Figure:
+    """Scouts leaving the zero point; the guide; plain and guided descent in the main task's loss landscape."""
+    figure, axes = _figure(1, 4, (12, 3.4), width_ratios=(1, 0.5, 1, 1))
+    with mpl.rc_context(STYLE):
+        ends = _weights(frame, "scout", "as scouted")
+        scouts, guide, *mains = axes[0]
+        for w1, w2 in ends:
+            scouts.plot([0, w1], [0, w2], color="#CCCCCC", linewidth=0.8, zorder=1)
+        scouts.scatter(*ends.T, s=14, color="black", zorder=2, label="scouts")
+        scouts.scatter(0, 0, marker="o", s=60, facecolor="white", edgecolor="black", zorder=3, label="zero point")
+        scouts.set(title="1. Scouts leave the zero point", ylim=(-2.6, 2.6), xlim=(-2.6, 2.6))
+        values = _weights(frame, "guide", "as scouted")[0]
+        guide.bar(["$g_1$", "$g_2$"], values, color=COLORS["guided"], width=0.6)
+        for x, value in enumerate(values):
+            guide.text(x, value + 0.02, f"{value:.2g}", ha="center")
+        guide.set(title="2. The guide", ylim=(0, 1.12), ylabel="g (share of every step)")
+        for axis, (family, title) in zip(mains, METHOD_TITLES.items(), strict=True):
+            _descents(axis, frame[(frame["family"] == family) & (frame["task"] == 0)], family)
+            axis.set_title(title)
+        for axis in (scouts, *mains):
+            axis.set(xlabel="$w_1$", ylabel="$w_2$")
+            axis.set_aspect("equal", adjustable="box")
+            axis.legend(loc="lower left", fontsize=7, handlelength=1.4)
+    return figure
+
+
+METHOD_TITLES = {"as scouted": "3. A task of the scouted family", "foreign": "4. A foreign task"}
+
+
+def _weights(frame: pd.DataFrame, method: str, family: str) -> np.ndarray:
+    of = frame[(frame["method"] == method) & (frame["family"] == family) & frame["metric"].isin(["w1", "w2"])]
+    return of["value"].to_numpy().reshape(-1, 2)  # recorded in this order
+
+
+def _descents(axis: Axes, frame: pd.DataFrame, family: str) -> None:
+    examples = frame[frame["method"] == "example"].pivot(index="step", columns="metric", values="value")
+    truth = _weights(frame, "truth", family)[0]
+    paths = {m: _weights(frame, m, family) for m in ("plain", "guided")}
+    reach = 1.25 * max(1.0, abs(truth).max(), *(abs(path).max() for path in paths.values()))
+    grid = np.linspace(-reach, reach, 160)
+    w1, w2 = np.meshgrid(grid, grid)
+    errors = [(x1 * w1 + x2 * w2 - y) ** 2 for x1, x2, y in examples[["x1", "x2", "y"]].to_numpy()]
+    loss = np.mean(errors, axis=0)
+    axis.contourf(w1, w2, np.sqrt(loss), levels=14, cmap="Greys", alpha=0.55)
+    for m, path in paths.items():
+        axis.plot(*path.T, color=COLORS[m], linewidth=1.8, label=LABELS[m])
+        axis.scatter(*path[-1], color=COLORS[m], s=30, zorder=3)
+    axis.scatter(*truth, marker="*", s=140, color="#F0E442", edgecolor="black", zorder=4, label="truth")
+    axis.scatter(0, 0, s=60, facecolor="white", edgecolor="black", zorder=3)
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach))
+
+
+def forgetting(frame: pd.DataFrame, stream: str = "single") -> Figure:
+    """Accuracy while examples arrive, one line per method; rows by what its rate was tuned on, columns by the head.
+
+    Lines are means after every step; bars are 95 % intervals (`stats.bootstrap`) where the results keep every stream.
+    """
+    frame = frame[frame["stream"] == stream]
+    heads = [h for h in HEADS if h in set(frame["head"])]
+    figure, axes = _figure(3, len(heads), (4.4 * len(heads), 9.2), sharey=True, sharex=True)
+    with mpl.rc_context(STYLE):
+        for row, tuned_on in zip(axes, TUNED_ON, strict=True):
+            test = at_chosen_rates(frame, tuned_on)
+            n_way = test["step"].min()  # one example of each class comes first
+            for head, axis in zip(heads, row, strict=True):
+                for i, (m, of) in enumerate(_by_method(test[test["head"] == head])):
+                    mean = 100 * of[of["metric"] == "accuracy_mean"].groupby("step")["value"].mean()
+                    axis.plot(mean.index / n_way, mean, color=COLORS[m], linewidth=1.5, label=LABELS[m])
+                    kept = of[of["metric"] == "accuracy"]
+                    estimate = bootstrap(100 * by_seed_and_task(kept, "step"))
+                    bars = np.abs([estimate.low - estimate.mean, estimate.high - estimate.mean])
+                    x = np.sort(kept["step"].unique()) / n_way + 0.05 * (i - 2)  # side by side
+                    axis.errorbar(x, estimate.mean, bars, color=COLORS[m], fmt="o", markersize=3, linewidth=1.2)
+                axis.set_title(f"{HEADS[head]}: {TUNED_ON[tuned_on]}", fontsize=9)
+                axis.set_ylim(0, 100)
+                axis.set(xlabel="examples seen per class", ylabel="accuracy on unseen drawers (%)")
+                axis.label_outer()
+        _legend_below(figure, axis)
+    return figure
+
+
+def forgetting_per_class(frame: pd.DataFrame) -> Figure:
+    """As `forgetting`, with examples that arrive one of each class at a time."""
+    return forgetting(frame, "per_class")
+
+
+def forgetting_rates(frame: pd.DataFrame) -> Figure:
+    """Tuning on the single-example stream: validation accuracy by learning rate; rings mark the chosen rates."""
+    frame = frame[frame["stream"] == "single"]
+    heads = [h for h in HEADS if h in set(frame["head"])]
+    figure, axes = _figure(2, len(heads), (4.4 * len(heads), 6.6), sharey=True, sharex=True)
+    with mpl.rc_context(STYLE):
+        for row, tuned_on in zip(axes, VALIDATED, strict=True):
+            chosen = choose_rates(frame, tuned_on)
+            tuning = frame[frame["metric"] == f"validation_{tuned_on}"]
+            for head, axis in zip(heads, row, strict=True):
+                for m, of in _by_method(tuning[tuning["head"] == head]):
+                    mean = 100 * of.groupby("learning_rate")["value"].mean()
+                    axis.plot(mean.index, mean, color=COLORS[m], marker="o", markersize=3, label=LABELS[m])
+                    rate = chosen[head, "single", m]
+                    axis.scatter(rate, mean[rate], s=80, facecolor="none", edgecolor=COLORS[m], linewidth=1.5)
+                axis.set(title=f"{HEADS[head]}: {VALIDATED[tuned_on]}", xscale="log", ylim=(0, 100))
+                axis.set(xlabel="learning rate", ylabel="validation accuracy (%)")
+                axis.label_outer()
+        _legend_below(figure, axis)
+    return figure
+
+
+def _by_method(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    return [(m, frame[frame["method"] == m]) for m in COLORS if m in set(frame["method"])]
+
+
+def _legend_below(figure: Figure, axis: Axes) -> None:
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)

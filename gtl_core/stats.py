@@ -1,0 +1,86 @@
+"""Means with confidence intervals that respect how the results were drawn: seeds first, then tasks within a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its confidence interval; ``n`` is (seeds, tasks per seed). Arrays where the values were curves."""
+
+    mean: np.ndarray | float
+    low: np.ndarray | float
+    high: np.ndarray | float
+    n: tuple[int, int]
+
+    @property
+    def sample(self) -> str:
+        return f"{self.n[0]} seeds x {self.n[1]} tasks"
+
+    @property
+    def text(self) -> str:
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+    def __str__(self) -> str:
+        return f"{self.text} (n = {self.sample})"
+
+
+def bootstrap(values: np.ndarray, level: float = 0.95, n_resamples: int = 4000) -> Estimate:
+    """Percentile interval of the mean of ``values`` [seeds, tasks, ...] by the two-stage (cluster) bootstrap.
+
+    Seeds are resampled, then tasks within each drawn seed (Davison & Hinkley 1997, section 3.8), because the tasks of
+    one seed share a pretrained network. The resampling itself is seeded: equal input, equal interval.
+    """
+    n_seeds, n_tasks = values.shape[:2]
+    random = np.random.default_rng(0)
+    means = np.empty((n_resamples, *values.shape[2:]))
+    for i in range(n_resamples):
+        seeds = random.integers(n_seeds, size=n_seeds)
+        tasks = random.integers(n_tasks, size=(n_seeds, n_tasks))
+        means[i] = values[seeds[:, None], tasks].mean((0, 1))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return Estimate(values.mean((0, 1)), low, high, (n_seeds, n_tasks))
+
+
+def by_seed_and_task(frame: pd.DataFrame, *along: str) -> np.ndarray:
+    """Values of a tidy frame as an array [seeds, tasks, *along], in sorted order. ValueError if one is missing."""
+    keys = ["seed", "task", *along]
+    table = frame.set_index(keys)["value"].sort_index()
+    shape = [frame[key].nunique() for key in keys]
+    if table.index.has_duplicates or len(table) != np.prod(shape):
+        raise ValueError(f"expected exactly one value per {', '.join(keys)}")
+    return table.to_numpy().reshape(shape)
+
+
+def paired(one: pd.DataFrame, other: pd.DataFrame) -> Estimate:
+    """Mean difference ``one - other`` on the same seeds and tasks (two methods, say), with its interval."""
+    return bootstrap(by_seed_and_task(one) - by_seed_and_task(other))
+
+
+VARIANT = ["head", "stream", "method"]
+
+
+def choose_rates(frame: pd.DataFrame, tuned_on: str) -> dict[tuple[str, ...], float]:
+    """The learning rate of each (head, stream, method) by mean accuracy on validation classes; of equals the lowest.
+
+    tuned_on: ``first``, after the first examples, all that can be known before the stream arrives; ``last``, at its
+    end, with hindsight; ``same``, what ``first`` chose for plain fine-tuning, for all methods: the guide is switched
+    on and nothing else about the training changes.
+    """
+    tuning = frame[frame["metric"] == ("validation_last" if tuned_on == "last" else "validation_first")]
+    means = tuning.groupby([*VARIANT, "learning_rate"])["value"].mean()
+    chosen = {variant: of_variant.idxmax()[-1] for variant, of_variant in means.groupby(level=VARIANT)}
+    if tuned_on == "same":
+        return {(head, stream, method): chosen[head, stream, "plain"] for head, stream, method in chosen}
+    return chosen
+
+
+def at_chosen_rates(frame: pd.DataFrame, tuned_on: str) -> pd.DataFrame:
+    """The test rows (all that are not validation) of every method at its rate from `choose_rates`."""
+    chosen = choose_rates(frame, tuned_on)
+    rates = [chosen[variant] for variant in frame[VARIANT].itertuples(index=False, name=None)]
+    return frame[(frame["learning_rate"] == rates) & ~frame["metric"].str.startswith("validation_")]

@@ -1,0 +1,177 @@
+"""Parameters refused in one line, and the forgetting experiment's parts by hand."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from gtl_core.experiments import EXPERIMENTS, ParameterError
+from gtl_core.experiments.forgetting import ForgettingParameters, follow, run, stream_of, verdicts
+from gtl_core.experiments.preparation import Pretraining, Scouting, displacements, from_json
+from gtl_core.models import conv4, new_head
+from gtl_core.tasks import rng
+
+SMALL = dict(
+    dataset="glyphs", seed=0, n_seeds=2, n_streams=2, n_tuning_streams=1, n_way=3, n_rounds=3, n_query=4,
+    first_epochs=3, epochs=2, learning_rates=[0.01, 0.1], heads=["zero", "random"], streams=["single", "per_class"],
+    channels=8, pretraining_epochs=1, n_scouts=2, scout_n_shot=3, scout_epochs=2, scout_learning_rate=0.1, results="",
+    prepared="", workers=1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"n_scout": 5}, "unknown parameter n_scout = 5: did you mean n_scouts?"),
+        ({"dataset": "mnist"}, "dataset = 'mnist': should be 'glyphs' or 'omniglot'"),
+        ({"n_scouts": 0}, "n_scouts = 0: should be greater than or equal to 1"),
+        ({"scout_learning_rate": -0.1}, "scout_learning_rate = -0.1: should be greater than 0"),
+        ({"learning_rates": [0.1, -1]}, "learning_rates.1 = -1: should be greater than 0"),
+        ({"learning_rates": []}, "learning_rates = []: "),
+        ({"learning_rates": [float("nan")]}, "learning_rates.0 = nan: should be a finite number"),
+        ({"heads": ["zero", "zero"]}, "heads = ['zero', 'zero']: must not name the same value twice"),
+        ({"n_rounds": 16}, "n_rounds = 16: at most 15, since 1 + n_rounds + n_query drawers of 20 are needed"),
+        ({"scout_n_shot": 21}, "scout_n_shot = 21: should be less than or equal to 20"),
+        ({"n_way": True}, "n_way = True: must not be a boolean"),
+        ({"n_way": "many"}, "n_way = 'many': should be a valid integer"),
+    ],
+)
+def test_wrong_parameters_are_refused_in_one_line(wrong, message):
+    with pytest.raises(ParameterError, match=re.escape(message)) as error:
+        ForgettingParameters.parse(SMALL | wrong)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_parameters_are_named():
+    with pytest.raises(ParameterError, match=r"^parameter n_way is missing$"):
+        ForgettingParameters.parse({k: v for k, v in SMALL.items() if k != "n_way"})
+
+
+def test_more_classes_than_there_are():
+    parameters = ForgettingParameters.parse(SMALL | {"n_way": 5000})
+    with pytest.raises(ParameterError, match=r"n_way = 5000: at most \d+, the number of \w+ classes of glyphs"):
+        run(parameters)
+
+
+def test_text_from_yaml_becomes_a_number():
+    assert ForgettingParameters.parse(SMALL | {"scout_learning_rate": "1e-3"}).scout_learning_rate == 1e-3
+
+
+def test_parameters_of_a_notebook_include_what_papermill_injected():
+    namespace = SMALL | {"n_way": 4, "unrelated": object(), "In": ["", "n_way: int = 3", "# Parameters\nn_way = 4\n"]}
+    assert ForgettingParameters.from_notebook(namespace).n_way == 4
+    namespace["In"].append("# Parameters\nn_waay = 4\n")
+    with pytest.raises(ParameterError, match=r"unknown parameter n_waay = 4: did you mean n_way\?"):
+        ForgettingParameters.from_notebook(namespace | {"n_waay": 4})
+
+
+def test_equal_parameters_share_a_key_and_others_do_not():
+    one = Pretraining(dataset="glyphs", seed=0)
+    assert one.key == Pretraining(seed=0, dataset="glyphs", epochs=15).key
+    assert (
+        len({p.key for p in (one, Pretraining(dataset="glyphs", seed=1), Pretraining(dataset="omniglot", seed=0))}) == 3
+    )
+    scouting = ForgettingParameters.parse(SMALL).preparations()[0]
+    assert from_json(scouting.canonical()) == scouting and from_json(one.canonical()) == one
+
+
+def test_notebooks_with_the_same_network_share_its_preparation():
+    parameters = ForgettingParameters.parse(SMALL)
+    more_streams = ForgettingParameters.parse(SMALL | {"n_streams": 7, "epochs": 9})
+    assert [p.key for p in parameters.preparations()] == [p.key for p in more_streams.preparations()]
+    one, other = parameters.preparations()[:2]  # the two heads of one seed
+    assert one.key != other.key and one.needs() == other.needs()
+    assert not set(parameters.seeds()) & set(ForgettingParameters.parse(SMALL | {"seed": 1}).seeds())
+
+
+def test_streams_by_hand():
+    support = torch.tensor([[0, 1, 2], [10, 11, 12]])  # 2 classes, 3 drawers each
+    single = [(x.tolist(), y.tolist()) for x, y in stream_of(support, "single")]
+    assert single == [([0, 10], [0, 1]), ([1], [0]), ([11], [1]), ([2], [0]), ([12], [1])]
+    together = [(x.tolist(), y.tolist()) for x, y in stream_of(support, "per_class")]
+    assert together == [([0, 10], [0, 1]), ([1, 11], [0, 1]), ([2, 12], [0, 1])]
+
+
+def test_following_a_stream_takes_the_epochs_it_says():
+    model = nn.Linear(2, 2)
+    taken = []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: taken.append(1))
+    examples = [(torch.ones(1, 2), torch.tensor([0]))] * 3
+    after = [len(taken) for _ in follow(model, optimizer, iter(examples), first_epochs=7, epochs=2)]
+    assert after == [7, 9, 11]
+
+
+def test_heads():
+    model = conv4(5, 8, generator=rng(0))
+    new_head(model, 7, "zero", generator=rng(0))
+    assert model(torch.rand(3, 1, 28, 28)).tolist() == [[0.0] * 7] * 3
+    new_head(model, 7, "random", generator=rng(0))
+    assert model.head.weight.abs().max() <= 1 / 32**0.5 and model.head.weight.std() > 0
+    with pytest.raises(ValueError, match="head = 'warm': must be one of zero, random"):
+        new_head(model, 7, "warm", generator=rng(0))
+
+
+@pytest.fixture(scope="module")
+def small():
+    return run(ForgettingParameters.parse(SMALL))
+
+
+def test_the_experiment_is_complete_and_paired(small):
+    test = small[small["metric"] == "accuracy"]
+    assert set(test["method"]) == {"scratch", "frozen", "plain", "guided_tensor", "guided_network"}
+    assert set(test[test["stream"] == "single"]["step"]) == {3, 6, 12}  # 1, 2 and 4 examples of 3 classes
+    means = small[(small["metric"] == "accuracy_mean") & (small["stream"] == "single")]
+    assert sorted(set(means["step"])) == list(range(3, 13))
+    tuning = small[small["metric"].str.startswith("validation")]
+    # The same budget for every method: each rate on each seed.
+    assert set(tuning.groupby(["metric", "stream", "head", "method"]).size()) == {4}
+    table = verdicts(small)
+    assert ((table["low"] <= table["mean"]) & (table["mean"] <= table["high"])).all()
+    assert set(table["n"]) == {"2 seeds x 2 tasks"}
+
+
+def test_the_experiment_does_not_depend_on_the_number_of_workers(small):
+    again = run(ForgettingParameters.parse(SMALL | {"workers": 2}))
+    assert again.equals(small)
+
+
+def test_another_seed_changes_the_numbers(small):
+    other = run(ForgettingParameters.parse(SMALL | {"seed": 1, "streams": ["single"], "heads": ["zero"]}))
+    ours = small[(small["stream"] == "single") & (small["head"] == "zero") & (small["metric"] == "accuracy")]
+    theirs = other[other["metric"] == "accuracy"]
+    assert set(ours["seed"]) == {0, 1} and set(theirs["seed"]) == {1000, 1001}
+    assert ours["value"].mean() != theirs["value"].mean()
+
+
+def test_prepared_files_are_used_and_missing_ones_are_named(tmp_path):
+    parameters = ForgettingParameters.parse(SMALL | {"n_seeds": 1, "heads": ["zero"]})
+    scoutings = parameters.preparations()
+    with pytest.raises(ParameterError, match="1 of 1 displacements for these parameters are not there"):
+        displacements(scoutings, str(tmp_path), 1)
+    for step in (scoutings[0].pretraining, scoutings[0]):
+        step.make(tmp_path)
+    (read,) = displacements(scoutings, str(tmp_path), 1)
+    (made,) = displacements(scoutings, "", 1)
+    assert all(torch.equal(read.mean_square[n], made.mean_square[n]) for n in made.zero_point)
+    guide = made.guide()
+    assert all(guide[n].any() for n in guide if n.startswith("body"))  # scouts moved every layer
+
+
+def test_scouts_start_from_the_pretrained_body_and_the_named_head():
+    pretraining = Pretraining(dataset="glyphs", seed=0, channels=8, epochs=1)
+    model, held_out = pretraining.train()
+    assert 0 < held_out < 1
+    scouting = Scouting(
+        pretraining=pretraining, n_way=5, head="zero", n_scouts=1, n_shot=1, epochs=1, learning_rate=0.1
+    )
+    start = scouting.zero_point(dict(model.body.named_parameters()))
+    assert all(torch.equal(p, q) for p, q in zip(start.body.parameters(), model.body.parameters(), strict=True))
+    assert not start.head.weight.any() and start.head.out_features == 5
+
+
+def test_every_notebook_has_its_experiment():
+    from gtl_core.records import ROOT
+
+    assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} == set(EXPERIMENTS)
