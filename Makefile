@@ -1,0 +1,58 @@
+# `make` sets up .venv and runs every experiment of a profile; `make help` lists the rest.
+PROFILE ?= quick
+CORES   ?=
+VENV    := .venv
+PY      := $(VENV)/bin/python
+
+# The first interpreter that is new enough; override with `make PYTHON=...`.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+# Named after what was installed and where: a changed lock or a moved checkout installs again, and so does a killed install.
+STAMP := $(VENV)/installed-$(shell (cat requirements.lock pyproject.toml; pwd) | cksum | cut -d' ' -f1)
+
+.PHONY: run test lint figures lab bench lock clean help
+
+run: $(STAMP) ## run the experiments of PROFILE=quick (or paper) on CORES (all)
+	@$(PY) workflow/launch.py $(PROFILE) $(if $(CORES),--cores $(CORES))
+
+test: $(STAMP) ## run the tests
+	@$(PY) -m pytest
+
+lint: $(STAMP) ## check style and format of code and notebooks
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+figures: $(STAMP) ## draw the figures of PROFILE again from its tables, without training
+	@$(PY) workflow/draw_figures.py $(PROFILE)
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	@$(PY) -m jupyterlab notebooks
+
+bench: $(STAMP) ## speed and memory against plain PyTorch
+	@$(PY) -m benchmarks.guided_step
+
+lock: ## resolve pyproject.toml anew into requirements.lock
+	@$(PYTHON) -m pip install -qq --dry-run --ignore-installed --report .lock.json -e ".[notebooks,test]"
+	@$(PYTHON) -c 'import json; \
+	packages = (i["metadata"] for i in json.load(open(".lock.json"))["install"] if not i.get("is_direct")); \
+	pins = sorted("{}=={}".format(p["name"].lower(), p["version"].split("+")[0]) for p in packages); \
+	print("# Constraints, made by `make lock`: pip install -c requirements.lock -e \".[notebooks,test]\"", *pins, sep="\n")' \
+	> requirements.lock.new
+	@rm .lock.json && mv requirements.lock.new requirements.lock
+
+clean: ## remove results (but not the committed ones) and caches; keep .venv and downloaded data
+	@find results -mindepth 1 -maxdepth 1 ! -name paper -exec rm -rf {} + 2>/dev/null || true
+	@rm -rf results/*/prepared results/*/logs .snakemake .pytest_cache .ruff_cache build *.egg-info
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+
+$(STAMP):
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "Setting up $(VENV) (about a minute) ..."
+	@ls $(VENV)/installed-* >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@rm -f $(VENV)/installed-*
+	@$(PY) -m pip install -qq --upgrade pip
+	@$(PY) -m pip install -qq -c requirements.lock -e ".[notebooks,test]"
+	@touch $@

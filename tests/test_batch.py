@@ -1,0 +1,351 @@
+"""The batch, run for real on a toy project: the real workflow and validation of parameters, tiny notebooks."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The same interface as the real package, over two experiments: alpha shares a prepared step with beta.
+PACKAGE = {
+    "__init__.py": "from gtl_core.gathered import GATHERED\nfrom gtl_core.neighbour import NEIGHBOUR",
+    "gathered.py": "GATHERED = 1",
+    "neighbour.py": "NEIGHBOUR = 1",
+    "data.py": """
+        class DataError(RuntimeError): ...
+
+        def load(name):
+            if name != "glyphs":
+                raise DataError(f"no {name} here")
+    """,
+    "workers.py": "def single_thread(): ...",
+    "records.py": "def read(folder, name): return (folder / f'{name}.csv').read_text()",
+    "plots.py": "def save(figure, path):\n    path.parent.mkdir(exist_ok=True)\n    path.write_text(figure)",
+    "alpha.py": "import gtl_core.shared\nfrom gtl_core import GATHERED as SCALE",
+    "beta.py": "from gtl_core import shared\nSCALE = 2",
+    "shared.py": "",
+    "drawing.py": "def draw(frame): return f'drawing of {frame}'",
+    "experiments/__init__.py": """
+        from dataclasses import dataclass
+        from typing import Literal
+        from gtl_core.drawing import draw
+        from gtl_core.experiments.parameters import NotebookParameters, ParameterError
+        from gtl_core.experiments.preparation import Step
+
+        class ToyParameters(NotebookParameters):
+            dataset: Literal["glyphs", "omniglot"]
+            rate: float
+            fail: bool
+
+            def preparations(self):
+                return [Step(seed=self.seed)]
+
+        @dataclass(frozen=True)
+        class Experiment:
+            name: str
+            notebook: str
+            parameters: type
+            figures: dict
+
+        EXPERIMENTS = {
+            "01_alpha": Experiment("alpha", "01_alpha", ToyParameters, {"alpha_one": draw, "alpha_two": draw}),
+            "02_beta": Experiment("beta", "02_beta", ToyParameters, {"beta": draw}),
+        }
+    """,
+    "experiments/preparation.py": """
+        from gtl_core.experiments.parameters import Parameters
+
+        class Step(Parameters):
+            kind: str = "step"
+            seed: int
+
+            def needs(self):
+                return []
+
+            def make(self, folder):
+                (folder / f"{self.key}.safetensors").write_text(f"step of seed {self.seed}")
+
+        from_json = Step.model_validate_json
+    """,
+}
+PARAMETERS = """
+    seed: int = 1  # of everything
+    dataset: str = "glyphs"
+    rate: float = 0.5
+    fail: bool = False
+    results: str = "results/here"
+    prepared: str = ""
+    workers: int = 0
+"""
+RUN = """
+    import os, sys, time
+    from pathlib import Path
+    from gtl_core import NAME
+    print("working in", os.getcwd())
+    print("a warning", file=sys.stderr)
+    (Path(results) / "NAME.json").write_text(str(os.getpid()))
+    while Path("hold.NAME").exists():
+        time.sleep(0.1)
+"""
+WRITE = """
+    if fail: raise ValueError("rate is too high\\nsecond line")
+    shared = [path.read_text() for path in sorted(Path(prepared).glob("*.safetensors"))]
+    _ = (Path(results) / "NAME.csv").write_text(f"{NAME.SCALE * rate},{shared}")
+"""
+
+
+def dedent(text: str) -> str:
+    lines = [line for line in text.split("\n") if line.strip()]
+    indent = min((len(line) - len(line.lstrip()) for line in lines), default=0)
+    return "\n".join(line[indent:] for line in lines) + "\n"
+
+
+class Project:
+    """A toy project in a temporary folder, and its launcher."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        shutil.copytree(ROOT / "workflow", root / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
+        for name, source in PACKAGE.items():
+            self.write(f"gtl_core/{name}", dedent(source))
+        shutil.copy(ROOT / "gtl_core/experiments/parameters.py", root / "gtl_core/experiments")
+        for stem, name in (("01_alpha", "alpha"), ("02_beta", "beta")):
+            cells = [nbformat.v4.new_code_cell(dedent(cell.replace("NAME", name))) for cell in (PARAMETERS, RUN, WRITE)]
+            cells[0].metadata["tags"] = ["parameters"]
+            title = nbformat.v4.new_markdown_cell(f"# The {name} experiment")
+            metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+            self.write(
+                f"notebooks/{stem}.ipynb",
+                nbformat.writes(nbformat.v4.new_notebook(cells=[title, *cells], metadata=metadata)),
+            )
+        self.configure()
+
+    def write(self, path: str, text: str) -> None:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(text)
+
+    def configure(self, alpha: dict | None = None, beta: dict | None = None, **others: dict) -> None:
+        notebooks = {"01_alpha": alpha or {}, "02_beta": beta or {}} | others
+        self.write("config/quick.yaml", yaml.safe_dump({"notebooks": notebooks}))
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        # From another folder, with none of the caller's settings: paths must come from the project.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SNAKEMAKE", "JUPYTER"))}
+        command = [sys.executable, self.root / "workflow/launch.py", *arguments]
+        return subprocess.Popen(
+            command, cwd="/", env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    def launch(self, *arguments: str) -> tuple[int, str]:
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=60)
+        return process.returncode, output
+
+    def planned(self) -> set[str]:
+        """The rules that a run would execute now, apart from the one that collects everything."""
+        code, output = self.launch("quick", "--dry-run", "--quiet", "rules", "host", "reason")
+        assert code == 0, output
+        words = [line.split() for line in output.splitlines()]
+        return {line[0] for line in words if len(line) == 2 and line[1].isdigit()} - {"all", "total"}
+
+    def read(self, path: str) -> str:
+        return (self.root / path).read_text()
+
+    def wait_for(self, path: str) -> str:
+        until = time.monotonic() + 30
+        while not ((self.root / path).exists() and self.read(path)):
+            assert time.monotonic() < until, f"{path} did not appear"
+            time.sleep(0.05)
+        return self.read(path)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Project:
+    """A project after one complete run; tests leave it so."""
+    project = Project(tmp_path_factory.mktemp("done"))
+    code, project.output = project.launch("quick")
+    assert code == 0, project.output
+    return project
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    return Project(tmp_path)
+
+
+def test_a_run_makes_everything(done):
+    assert done.read("results/quick/alpha.csv") == "0.5,['step of seed 1']"
+    assert done.read("results/quick/beta.csv") == "1.0,['step of seed 1']"
+    figures = sorted(path.name for path in (done.root / "results/quick/figures").iterdir())
+    assert figures == ["alpha_one.png", "alpha_two.png", "beta.png"]
+    assert done.output.count("step ") == 1, "what two notebooks share is made once"
+    noise = [
+        line for line in done.output.splitlines() if not re.match(r"[\w ]+: (started|done in \d+ s)|results/", line)
+    ]
+    assert noise == ["Report: results/quick/report.html"]
+
+
+def test_published_notebooks_hold_nothing_that_differs_between_runs(done):
+    text = done.read("results/quick/notebooks/01_alpha.ipynb")
+    for absent in (str(done.root), str(Path.home()), "duration", "start_time", "iopub"):
+        assert absent not in text
+    cells = json.loads(text)["cells"]
+    outputs = [output for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"]]
+    assert [output["text"] for output in outputs] == [["working in .\n"]], "without the warning"
+    injected = cells[2]
+    assert injected["id"] == "injected-parameters"
+    assert 'results = "results/quick"\n' in injected["source"]
+
+
+def test_report_is_one_file_that_loads_nothing(done):
+    html = done.read("results/quick/report.html")
+    assert '<a href="#01_alpha">The alpha experiment</a>' in html and '<a id="01_alpha">' in html
+    for loads in ("<script src", "<link", "@import", "url(http", "src=http", 'src="http'):
+        assert loads not in html, loads
+
+
+def test_a_second_run_does_nothing_and_says_so(done):
+    before = {path: path.stat().st_mtime_ns for path in (done.root / "results").rglob("*")}
+    code, output = done.launch("quick")
+    assert code == 0
+    assert output.startswith("Nothing to do") and len(output.splitlines()) == 1
+    assert before == {path: path.stat().st_mtime_ns for path in (done.root / "results").rglob("*")}
+
+
+BOTH = {f"{rule}_{notebook}" for rule in ("notebook", "figures") for notebook in ("01_alpha", "02_beta")}
+
+
+@pytest.mark.parametrize(
+    ("edited", "expected"),
+    [
+        ("gtl_core/alpha.py", {"notebook_01_alpha", "figures_01_alpha", "report"}),
+        ("gtl_core/shared.py", {*BOTH, "report"}),
+        ("gtl_core/workers.py", {*BOTH, "report", "prepare"}),
+        ("gtl_core/drawing.py", {"figures_01_alpha", "figures_02_beta"}),
+        ("gtl_core/gathered.py", {"notebook_01_alpha", "figures_01_alpha", "report"}),
+        ("gtl_core/neighbour.py", set()),
+        ("gtl_core/experiments/__init__.py", set()),
+    ],
+)
+def test_an_edit_reruns_what_it_touches_and_nothing_else(done, edited, expected):
+    content = done.read(edited)
+    try:
+        done.write(edited, content + "\n# edited\n")
+        assert done.planned() == expected
+    finally:
+        done.write(edited, content)
+
+
+def test_a_changed_parameter_reruns_its_notebook_and_a_spelling_of_it_does_not(done):
+    try:
+        done.configure(beta={"rate": 0.25})
+        assert done.planned() == {"notebook_02_beta", "figures_02_beta", "report"}
+        done.configure(beta={"rate": "5e-1"})
+        assert done.planned() == set()
+    finally:
+        done.configure()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"alpha": {"rtae": 1}}, "config/quick.yaml: 01_alpha: unknown parameter rtae = 1: did you mean rate?"),
+        ({"beta": {"rate": "high"}}, "config/quick.yaml: 02_beta: rate = 'high': "),
+        ({"beta": {"results": "elsewhere"}}, "config/quick.yaml: 02_beta: results is set by the batch"),
+        ({"02_beat": {}}, "config/quick.yaml: unknown notebook '02_beat': did you mean 02_beta?"),
+    ],
+)
+def test_a_wrong_profile_is_refused_in_one_line(project, parameters, said):
+    project.configure(**parameters)
+    code, output = project.launch("quick")
+    assert code != 0
+    assert output.startswith(said) and len(output.splitlines()) == 1
+    assert not (project.root / "results").exists()
+
+
+def test_the_runner_knows_the_notebooks_parameters(done):
+    command = [
+        sys.executable,
+        "workflow/run_notebook.py",
+        "notebooks/01_alpha.ipynb",
+        "o.ipynb",
+        "--partial",
+        "p.ipynb",
+    ]
+    process = subprocess.run([*command, "--parameters", '{"rtae": 1}'], cwd=done.root, text=True, capture_output=True)
+    assert process.returncode != 0
+    assert "01_alpha: failed: no parameter 'rtae' in its parameters cell: did you mean rate?" in process.stderr
+    assert not (done.root / "o.ipynb").exists()
+
+
+def test_an_unknown_profile_is_refused_in_one_line(project):
+    assert project.launch("quik") == (1, "unknown profile 'quik': did you mean quick?\n")
+
+
+def test_snakemake_alone_validates_too(project):
+    project.configure(alpha={"rtae": 1})
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--snakefile", project.root / "workflow/Snakefile"]
+    process = subprocess.run(command, cwd=project.root, text=True, capture_output=True)
+    assert process.returncode != 0
+    assert "unknown parameter rtae" in process.stderr and "Traceback" not in process.stderr
+
+
+def test_a_failing_notebook_stays_readable_and_the_others_go_on(project):
+    project.configure(alpha={"fail": True})
+    code, output = project.launch("quick")
+    assert code != 0
+    assert "01_alpha: failed: ValueError: rate is too high (cell 4)\n01_alpha: read results/quick/logs/01" in output
+    assert "Traceback" not in output
+    partial = project.read("results/quick/logs/01_alpha.ipynb")
+    assert "working in" in partial and "rate is too high" in partial
+    assert not (project.root / "results/quick/notebooks/01_alpha.ipynb").exists()
+    assert (project.root / "results/quick/notebooks/02_beta.ipynb").exists()
+    assert (project.root / "results/quick/figures/beta.png").exists()
+
+
+def test_kill_and_run_again(project, done):
+    project.write("hold.alpha", "")
+    run = project.start("quick", "--cores", "2")
+    pid = int(project.wait_for("results/quick/alpha.json"))
+    project.wait_for("results/quick/beta.csv")
+    code, output = project.launch("quick")
+    assert code != 0 and output == "Another run is going on in this checkout; wait for it or stop it.\n"
+    run.kill()
+    run.communicate(timeout=10)  # returns when no step of it is left
+    until = time.monotonic() + 5
+    while alive(pid) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not alive(pid), "the notebook's process must die with the batch"
+    assert not (project.root / "results/quick/alpha.csv").exists()
+
+    (project.root / "hold.alpha").unlink()
+    code, output = project.launch("quick")
+    assert code == 0, output
+    assert "Another" not in output and "unlock" not in output
+    for path in ("alpha.csv", "beta.csv", "figures/beta.png"):
+        assert project.read(f"results/quick/{path}") == done.read(f"results/quick/{path}")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_lock_is_the_systems(project):
+    (project.root / ".snakemake").mkdir()
+    with open(project.root / ".snakemake/launch.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert project.launch("quick")[0] == 1
+    assert project.planned()

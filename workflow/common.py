@@ -1,0 +1,153 @@
+"""What the launcher and the Snakefile share: the plan of a profile, and which files a step depends on."""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import difflib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the package beside this folder, wherever this was started from
+
+INJECTED = ("results", "prepared", "workers")  # parameters that the batch sets, not the profile
+
+steps_ran = False  # set by the Snakefile once there is something to do; read by the launcher
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when the batch dies, so that nothing writes results after it (Linux).
+
+    `gtl_core.workers` has the same for its workers, but would import torch into processes that do not compute.
+    """
+    parent = os.getppid()
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it died just before
+        sys.exit(1)
+
+
+def plan(profile: str) -> dict[str, object]:
+    """The validated parameters of every notebook that ``config/<profile>.yaml`` names; ValueError in one line."""
+    import yaml
+
+    from gtl_core.experiments import EXPERIMENTS
+
+    path = ROOT / "config" / f"{profile}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise ValueError(f"unknown profile {profile!r}: {hint(profile, known)}")
+    where = path.relative_to(ROOT)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or list(content) != ["notebooks"] or not isinstance(content["notebooks"], dict):
+        raise ValueError(f"{where}: must hold the one key 'notebooks', a mapping from notebook to its parameters")
+    parameters = {}
+    for notebook, given in content["notebooks"].items():
+        given = given or {}
+        if notebook not in EXPERIMENTS:
+            raise ValueError(f"{where}: unknown notebook {notebook!r}: {hint(str(notebook), EXPERIMENTS)}")
+        if not isinstance(given, dict):
+            raise ValueError(f"{where}: {notebook}: {given!r} must be a mapping from parameter to value")
+        if taken := set(given) & set(INJECTED):
+            raise ValueError(f"{where}: {notebook}: {sorted(taken)[0]} is set by the batch")
+        folder = f"results/{profile}"
+        values = defaults(notebook) | given | {"results": folder, "prepared": f"{folder}/prepared"}
+        try:
+            parameters[notebook] = EXPERIMENTS[notebook].parameters.parse(values)
+        except ValueError as error:
+            raise ValueError(f"{where}: {notebook}: {error}") from None
+    return parameters
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The closest known name, or all of them."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}"
+
+
+def code_cells(notebook: Path) -> list[dict]:
+    cells = json.loads(notebook.read_text())["cells"]
+    return [cell | {"source": "".join(cell["source"])} for cell in cells if cell["cell_type"] == "code"]
+
+
+def defaults(notebook: str) -> dict[str, object]:
+    """The values in the cell tagged ``parameters``, which hold where the profile says nothing."""
+    path = ROOT / "notebooks" / f"{notebook}.ipynb"
+    if not path.is_file():
+        raise ValueError(f"{path.relative_to(ROOT)} does not exist")
+    sources = [cell["source"] for cell in code_cells(path) if "parameters" in cell["metadata"].get("tags", [])]
+    if len(sources) != 1:
+        raise ValueError(f"{path.relative_to(ROOT)}: {len(sources)} cells are tagged 'parameters', must be one")
+    lines = (node for node in ast.parse(sources[0]).body if isinstance(node, ast.AnnAssign))
+    return {line.target.id: ast.literal_eval(line.value) for line in lines}
+
+
+def canonical(parameters) -> str:
+    """The same JSON for the same values. Without ``workers``: how many cores there are must not rerun anything."""
+    return json.dumps(parameters.model_dump(mode="json", exclude={"workers"}), sort_keys=True)
+
+
+def uses(*starts: str) -> list[str]:
+    """The given files (a script, a notebook) or modules, and what they import from the project, and what that imports.
+
+    Found without running anything. Packages here only gather names, so they are not followed into modules that nobody
+    asked for: ``from gtl_core import Guided`` uses ``guided.py`` and what that imports, and none of its neighbours;
+    ``from gtl_core.guided import Guided`` does not even use the package, to which an experiment may be added freely.
+    """
+    found: set[Path] = set()
+    seen: set[tuple[str, str | None]] = set()
+
+    def follow(imports: Iterable[tuple[str, str | None, str | None]]) -> None:
+        for module, name, _ in imports:
+            visit(module, name)
+
+    def visit(module: str, name: str | None) -> None:
+        if name and _file(f"{module}.{name}"):
+            module, name = f"{module}.{name}", None
+        path = _file(module)
+        if path is None or (module, name) in seen:
+            return
+        seen.add((module, name))
+        found.add(path)
+        imports = list(_imports(path.read_text(), module if path.name == "__init__.py" else module.rpartition(".")[0]))
+        gathered = [i for i in imports if name and i[2] == name]
+        follow(gathered if path.name == "__init__.py" and gathered else imports)
+
+    for start in starts:
+        if not start.endswith((".py", ".ipynb")):
+            visit(start, None)
+            continue
+        path = ROOT / start
+        found.add(path)
+        sources = [path.read_text()] if start.endswith(".py") else [cell["source"] for cell in code_cells(path)]
+        for source in sources:
+            lines = (line for line in source.split("\n") if not line.startswith(("%", "!")))  # IPython's own
+            follow(_imports("\n".join(lines), ""))
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module of the project; None for all others."""
+    path = ROOT.joinpath(*module.split("."))
+    candidates = (path / "__init__.py", path.with_suffix(".py"))
+    return next((c for c in candidates if module.startswith("gtl_core") and c.is_file()), None)
+
+
+def _imports(source: str, package: str) -> Iterator[tuple[str, str | None, str | None]]:
+    """(module, imported name, name it is bound to) of every import statement; relative ones start at ``package``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((module, alias.name, alias.asname or alias.name) for alias in node.names)

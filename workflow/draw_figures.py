@@ -1,0 +1,34 @@
+"""Draw a profile's figures from its tables, without training anything: ``draw_figures.py paper [notebook ...]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import common
+
+from gtl_core import plots, records
+from gtl_core.experiments import EXPERIMENTS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("profile")
+    parser.add_argument("notebooks", nargs="*", choices=[[], *EXPERIMENTS], help="default: all that have a table")
+    args = parser.parse_args()
+    folder = common.ROOT / "results" / args.profile
+    chosen = [e for e in EXPERIMENTS.values() if e.figures and (folder / f"{e.name}.csv").exists()]
+    if args.notebooks:
+        chosen = [EXPERIMENTS[notebook] for notebook in args.notebooks]
+    if not chosen:
+        sys.exit(f"no tables in {folder.relative_to(common.ROOT)}: run `make PROFILE={args.profile}` first")
+    for experiment in chosen:
+        frame = records.read(folder, experiment.name)
+        for stem, draw in experiment.figures.items():
+            path = folder / "figures" / f"{stem}.png"
+            plots.save(draw(frame), path)
+            print(path.relative_to(common.ROOT), flush=True)
+
+
+if __name__ == "__main__":
+    main()

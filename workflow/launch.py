@@ -1,0 +1,56 @@
+"""Run the batch of a profile: ``python workflow/launch.py quick``. All other arguments go to Snakemake.
+
+One run at a time, held by a file lock that the system releases however the run ends. So Snakemake's own lock, which a
+kill leaves behind, is not needed: after ``kill -9`` the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import sys
+
+import common
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("profile", nargs="?", default="quick", help="config/<profile>.yaml (default: quick)")
+    parser.add_argument("--cores", default="", help="how many to use (default: all)")
+    args, others = parser.parse_known_args()
+    try:
+        common.plan(args.profile)
+    except ValueError as error:
+        sys.exit(str(error))
+
+    state = common.ROOT / ".snakemake"
+    state.mkdir(exist_ok=True)
+    with open(state / "launch.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit("Another run is going on in this checkout; wait for it or stop it.")
+        sys.exit(run(args.profile, args.cores, others))
+
+
+def run(profile: str, cores: str, others: list[str]) -> int:
+    from snakemake.cli import main as snakemake
+
+    arguments = ["--snakefile", str(common.ROOT / "workflow/Snakefile"), "--directory", str(common.ROOT)]
+    arguments += ["--nolock", "--rerun-incomplete", "--keep-going", "--config", f"profile={profile}"]
+    if cores or "SNAKEMAKE_PROFILE" not in os.environ:  # a cluster's profile says how much to use there
+        arguments += ["--cores", cores or "all"]
+    try:
+        snakemake([*arguments, "--quiet", "all", *others])  # the steps speak for themselves
+    except SystemExit as end:
+        code = int(end.code or 0)
+    if not common.steps_ran and code:  # no step failed, so the workflow itself is at fault; let Snakemake say how
+        os.execv(sys.executable, [sys.executable, "-m", "snakemake", *arguments, *others])
+    if not common.steps_ran and not others:
+        print(f"Nothing to do: results/{profile} is complete and up to date. Report: results/{profile}/report.html")
+    return code
+
+
+if __name__ == "__main__":
+    main()

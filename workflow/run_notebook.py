@@ -1,0 +1,141 @@
+"""Execute one notebook through papermill and publish it only if every cell succeeded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import common
+
+MAX_BYTES = 500_000  # published notebooks are committed
+
+
+def main() -> None:
+    common.die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, and its kernel with it
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("output", type=Path, help="where to publish it, without anything that differs between runs")
+    parser.add_argument("--partial", type=Path, required=True, help="where to execute it; stays as it is on failure")
+    parser.add_argument("--parameters", type=json.loads, default={}, help="JSON object")
+    parser.add_argument("--workers", type=int, default=1)
+    args = parser.parse_args()
+    name, begin = args.notebook.stem, time.monotonic()
+    print(f"{name}: started", flush=True)
+    try:
+        executed = execute(args.notebook, args.partial, args.parameters | {"workers": args.workers})
+        publish(executed, args.output)
+    except NotebookError as error:
+        sys.exit(f"{name}: failed: {error}\n{name}: read {args.partial}")
+    print(f"{name}: done in {time.monotonic() - begin:.0f} s", flush=True)
+
+
+class NotebookError(Exception):
+    """What went wrong, in one line."""
+
+
+def execute(notebook: Path, partial: Path, parameters: dict[str, object]):
+    """The executed notebook, saved to ``partial`` after every cell."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    known = papermill.inspect_notebook(str(notebook))
+    if unknown := sorted(set(parameters) - set(known)):  # papermill would only warn
+        raise NotebookError(f"no parameter {unknown[0]!r} in its parameters cell: {common.hint(unknown[0], known)}")
+
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="gtl-") as folder:
+        # Sockets in a directory of this run's own: TCP ports are raced for. Its path must be short.
+        config = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/k"})
+        os.environ |= {"JUPYTER_RUNTIME_DIR": folder, "IPYTHONDIR": folder}  # nor anything of the user's
+        os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # Snakemake sets the step's number of cores
+        try:
+            return papermill.execute_notebook(
+                str(notebook),
+                str(partial),
+                parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=str(common.ROOT),
+                kernel_manager_class=kernel_manager(),
+                config=config,
+            )
+        except PapermillExecutionError as error:
+            first_line = (error.evalue.strip().splitlines() or [""])[0]
+            raise NotebookError(f"{error.ename}: {first_line} (cell {error.exec_count})") from None
+        except DeadKernelError:
+            raise NotebookError("its kernel died (out of memory?)") from None
+
+
+def kernel_manager() -> type:
+    """Starts this very interpreter, whatever kernels the user has registered, and lets it die with this process."""
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    start = (
+        "from workflow.common import die_with_parent; die_with_parent(); "
+        "from ipykernel.kernelapp import launch_new_instance; launch_new_instance()"
+    )
+
+    class ThisInterpreter(AsyncKernelManager):
+        kernel_spec = KernelSpec(
+            argv=[sys.executable, "-c", start, "-f", "{connection_file}"], display_name="Python 3", language="python"
+        )
+
+    return ThisInterpreter
+
+
+def publish(notebook, output: Path) -> None:
+    """Write the notebook in one go, without what differs between runs or machines (times, ids, paths, warnings)."""
+    import nbformat
+
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = "injected-parameters"
+        if cell.cell_type == "code":
+            cell.outputs = merged([without_paths(o) for o in cell.outputs if o.get("name") != "stderr"])
+    text = nbformat.writes(notebook) + "\n"
+    if len(text) > MAX_BYTES:
+        raise NotebookError(f"{len(text) // 1000} kB executed, more than {MAX_BYTES // 1000} kB: draw or print less")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, output)
+
+
+def without_paths(output):
+    """The output with paths relative to the project, and ~ for the user's home."""
+    texts = output.get("data", {})
+    if output.output_type == "stream":
+        texts = output
+    for key, text in texts.items():
+        if isinstance(text, str) and key.startswith("text"):
+            for path, short in ((f"{common.ROOT}/", ""), (str(common.ROOT), "."), (str(Path.home()), "~")):
+                texts[key] = text = text.replace(path, short)
+    return output
+
+
+def merged(outputs: list) -> list:
+    """Consecutive pieces of printed text as one: where it was cut depends on timing."""
+    result: list = []
+    for output in outputs:
+        if result and output.output_type == result[-1].output_type == "stream":
+            result[-1].text += output.text
+        else:
+            result.append(output)
+    return result
+
+
+if __name__ == "__main__":
+    main()
