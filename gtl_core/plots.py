@@ -41,7 +41,6 @@ VALIDATED = {"first": "after the first examples", "last": "after the last exampl
 STYLE = {
     **sns.axes_style("ticks"),
     "figure.dpi": 100,
-    "savefig.dpi": 150,
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -54,21 +53,21 @@ STYLE = {
 class _Figure(Figure):
     # Not pyplot's: a figure is a value, closed by nobody, that a notebook shows when it is a cell's last line.
     def _repr_png_(self) -> bytes:
-        return _png(self)
+        return _png(self, dpi=80)  # executed notebooks are committed, too
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG; equal results give equal bytes. Replaced in one go, like the results that it is drawn from."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(_png(figure))
+    temporary.write_bytes(_png(figure, dpi=150))
     temporary.replace(path)
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure, dpi: int) -> bytes:
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="png", metadata={"Software": None})  # no version, no date
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})  # no version, no date
     return buffer.getvalue()
 
 
@@ -137,7 +136,7 @@ def forgetting(frame: pd.DataFrame, stream: str = "single") -> Figure:
     """
     frame = frame[frame["stream"] == stream]
     heads = [h for h in HEADS if h in set(frame["head"])]
-    figure, axes = _figure(3, len(heads), (4.4 * len(heads), 9.2), sharey=True, sharex=True)
+    figure, axes = _figure(3, len(heads), (4.4 * len(heads), 8.2), sharey=True, sharex=True)
     with mpl.rc_context(STYLE):
         for row, tuned_on in zip(axes, TUNED_ON, strict=True):
             test = at_chosen_rates(frame, tuned_on)
@@ -155,7 +154,7 @@ def forgetting(frame: pd.DataFrame, stream: str = "single") -> Figure:
                 axis.set_ylim(0, 100)
                 axis.set(xlabel="examples seen per class", ylabel="accuracy on unseen drawers (%)")
                 axis.label_outer()
-        _legend_below(figure, axis)
+        _legend_below(figure, axes[0, 0])
     return figure
 
 
@@ -168,7 +167,7 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
     """Tuning on the single-example stream: validation accuracy by learning rate; rings mark the chosen rates."""
     frame = frame[frame["stream"] == "single"]
     heads = [h for h in HEADS if h in set(frame["head"])]
-    figure, axes = _figure(2, len(heads), (4.4 * len(heads), 6.6), sharey=True, sharex=True)
+    figure, axes = _figure(2, len(heads), (4.4 * len(heads), 6), sharey=True, sharex=True)
     with mpl.rc_context(STYLE):
         for row, tuned_on in zip(axes, VALIDATED, strict=True):
             chosen = choose_rates(frame, tuned_on)
@@ -182,7 +181,7 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
                 axis.set(title=f"{HEADS[head]}: {VALIDATED[tuned_on]}", xscale="log", ylim=(0, 100))
                 axis.set(xlabel="learning rate", ylabel="validation accuracy (%)")
                 axis.label_outer()
-        _legend_below(figure, axis)
+        _legend_below(figure, axes[0, 0])
     return figure
 
 
