@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gtl_core.stats import at_chosen_rates, bootstrap, by_seed_and_task, choose_rates
+from gtl_core.stats import at_chosen_rates, choose_rates
 
 # Okabe-Ito colours: distinct for colour-blind readers.
 COLORS = {
@@ -132,7 +132,7 @@ def _descents(axis: Axes, frame: pd.DataFrame, family: str) -> None:
 def forgetting(frame: pd.DataFrame, stream: str = "single") -> Figure:
     """Accuracy while examples arrive, one line per method; rows by what its rate was tuned on, columns by the head.
 
-    Lines are means after every step; bars are 95 % intervals (`stats.bootstrap`) where the results keep every stream.
+    Lines are means after every step, bands their 95 % intervals (`stats.bootstrap`).
     """
     frame = frame[frame["stream"] == stream]
     heads = [h for h in HEADS if h in set(frame["head"])]
@@ -142,14 +142,12 @@ def forgetting(frame: pd.DataFrame, stream: str = "single") -> Figure:
             test = at_chosen_rates(frame, tuned_on)
             n_way = test["step"].min()  # one example of each class comes first
             for head, axis in zip(heads, row, strict=True):
-                for i, (m, of) in enumerate(_by_method(test[test["head"] == head])):
-                    mean = 100 * of[of["metric"] == "accuracy_mean"].groupby("step")["value"].mean()
-                    axis.plot(mean.index / n_way, mean, color=COLORS[m], linewidth=1.5, label=LABELS[m])
-                    kept = of[of["metric"] == "accuracy"]
-                    estimate = bootstrap(100 * by_seed_and_task(kept, "step"))
-                    bars = np.abs([estimate.low - estimate.mean, estimate.high - estimate.mean])
-                    x = np.sort(kept["step"].unique()) / n_way + 0.05 * (i - 2)  # side by side
-                    axis.errorbar(x, estimate.mean, bars, color=COLORS[m], fmt="o", markersize=3, linewidth=1.2)
+                for m, of in _by_method(test[test["head"] == head]):
+                    curves = 100 * of[of["metric"] != "accuracy"].pivot(index="step", columns="metric", values="value")
+                    seen = curves.index / n_way
+                    band = {"color": COLORS[m], "alpha": 0.2, "linewidth": 0}
+                    axis.fill_between(seen, curves["accuracy_low"], curves["accuracy_high"], **band)
+                    axis.plot(seen, curves["accuracy_mean"], color=COLORS[m], linewidth=1.5, label=LABELS[m])
                 axis.set_title(f"{HEADS[head]}: {TUNED_ON[tuned_on]}", fontsize=9)
                 axis.set_ylim(0, 100)
                 axis.set(xlabel="examples seen per class", ylabel="accuracy on unseen drawers (%)")

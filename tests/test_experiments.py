@@ -10,6 +10,7 @@ from gtl_core.experiments import EXPERIMENTS, ParameterError
 from gtl_core.experiments.forgetting import ForgettingParameters, follow, run, stream_of, verdicts
 from gtl_core.experiments.preparation import Pretraining, Scouting, displacements, from_json
 from gtl_core.models import conv4, new_head
+from gtl_core.stacked import stack
 from gtl_core.tasks import rng
 
 SMALL = dict(
@@ -94,11 +95,11 @@ def test_streams_by_hand():
 
 
 def test_following_a_stream_takes_the_epochs_it_says():
-    model = nn.Linear(2, 2)
+    model = stack([nn.Sequential(nn.Linear(2, 2))] * 3)
     taken = []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     optimizer.register_step_post_hook(lambda *_: taken.append(1))
-    examples = [(torch.ones(1, 2), torch.tensor([0]))] * 3
+    examples = [(torch.ones(1, 3, 2), torch.tensor([0]))] * 3
     after = [len(taken) for _ in follow(model, optimizer, iter(examples), first_epochs=7, epochs=2)]
     assert after == [7, 9, 11]
 

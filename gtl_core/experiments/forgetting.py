@@ -7,7 +7,7 @@ fixed number of epochs and thrown away. Accuracy is measured on drawers that nev
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, Literal
 
@@ -24,7 +24,7 @@ from gtl_core.guide import Displacement
 from gtl_core.guided import Guided
 from gtl_core.models import conv4
 from gtl_core.stacked import stack, stack_guide, stacked_cross_entropy
-from gtl_core.stats import at_chosen_rates, choose_rates, paired
+from gtl_core.stats import at_chosen_rates, bootstrap, choose_rates, paired
 from gtl_core.tasks import labelled, rng, sample_episode, split_classes
 from gtl_core.training import accuracy, fit
 from gtl_core.workers import parallel
@@ -125,14 +125,15 @@ class Job:
 def run(parameters: ForgettingParameters) -> pd.DataFrame:
     """The whole experiment as a tidy frame.
 
-    Columns: seed, method, head, stream, learning_rate, task (the stream's number; empty where averaged over streams),
-    step (examples seen so far), metric, value. Metrics:
+    Columns: seed, method, head, stream, learning_rate, task (number of the stream), step (examples seen), metric,
+    value; seed and task are empty where they are averaged over. Metrics:
 
-    - ``validation_first`` and ``validation_last``: mean accuracy over the tuning streams after the first examples and
+    - ``validation_first``, ``validation_last``: mean accuracy over the tuning streams after the first examples and
       after the last one, for every learning rate;
-    - ``accuracy_mean``: mean over a seed's test streams after every step, for the rates chosen by either of them;
-    - ``accuracy``: the same for each test stream, where the examples per class are a power of two (1, 2, 4, ...) and
-      at the end.
+    - ``accuracy_mean``, ``accuracy_low``, ``accuracy_high``: mean over seeds and test streams after every step with its
+      95 % interval, for every rate that `choose_rates` chooses;
+    - ``accuracy``: the same for each single test stream, where the examples per class are a power of two (1, 2, 4, ...)
+      and at the end.
     """
     parameters.check_classes()
     scoutings = parameters.preparations()
@@ -160,14 +161,20 @@ def run(parameters: ForgettingParameters) -> pd.DataFrame:
         for variant, seed in product(variants, parameters.seeds())
         for rate in sorted({rates[variant] for rates in chosen})
     ]
+    all_seeds: dict[Job, list[np.ndarray]] = {}
     for job, accuracies in zip(tests, _accuracies(tests, start, "test streams"), strict=True):
+        all_seeds.setdefault(replace(job, seed=""), []).append(accuracies)
         n_seen = _examples_seen(parameters.n_way, parameters.n_rounds, job.stream)
-        rows += [_row(job, "", n, "accuracy_mean", a) for n, a in zip(n_seen, accuracies.mean(0), strict=True)]
         for task, of_stream in enumerate(accuracies):
             for n, a in zip(n_seen, of_stream, strict=True):
-                per_class = n / parameters.n_way
-                if per_class in CHECKPOINTS or n == n_seen[-1]:
+                if n / parameters.n_way in CHECKPOINTS or n == n_seen[-1]:
                     rows.append(_row(job, task, n, "accuracy", a))
+    for job, accuracies in all_seeds.items():
+        estimate = bootstrap(np.stack(accuracies))
+        n_seen = _examples_seen(parameters.n_way, parameters.n_rounds, job.stream)
+        for name in ("mean", "low", "high"):
+            curve = zip(n_seen, getattr(estimate, name), strict=True)
+            rows += [_row(job, "", n, f"accuracy_{name}", a) for n, a in curve]
     return pd.DataFrame(rows)
 
 
@@ -180,7 +187,8 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for tuned_on in TUNED_ON:
-        test = at_chosen_rates(frame[frame["metric"] != "accuracy_mean"], tuned_on)
+        test = at_chosen_rates(frame, tuned_on)
+        test = test[test["metric"] == "accuracy"]
         for (stream, head), of in test.groupby(["stream", "head"], sort=False):
             first = dict(list(of[of["step"] == of["step"].min()].groupby("method")))
             last = dict(list(of[of["step"] == of["step"].max()].groupby("method")))
