@@ -203,7 +203,10 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
     header = {"gtl": json.dumps(metadata, sort_keys=True)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # safetensors makes files that nobody else can read, whatever the umask
         save_file(tensors, temporary, header)
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -99,7 +99,7 @@ def method(frame: pd.DataFrame) -> Figure:
         for axis in (scouts, *mains):
             axis.set(xlabel="$w_1$", ylabel="$w_2$")
             axis.set_aspect("equal", adjustable="box")
-            axis.legend(loc="lower left", fontsize=7, handlelength=1.4)
+            axis.legend(loc="lower left", fontsize=7, handlelength=1.4, frameon=True, edgecolor="none", framealpha=0.9)
     return figure
 
 

@@ -201,3 +201,9 @@ def test_digest_sees_names_shapes_types_and_values():
     ]
     assert len({digest(v) for v in variants}) == len(variants)
     assert digest({"a": torch.zeros(4)}) == digest(variants[0])
+
+
+def test_saved_files_can_be_read_by_whom_the_umask_allows(tmp_path):
+    displaced(*TWO).guide().save(tmp_path / "g")
+    (tmp_path / "ordinary").touch()
+    assert (tmp_path / "g").stat().st_mode == (tmp_path / "ordinary").stat().st_mode

@@ -69,4 +69,4 @@ def test_papermill_by_hand_stops_with_one_line(tmp_path, parameter, value, messa
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", ROOT / "notebooks/03_forgetting.ipynb"]
     done = subprocess.run([*command, "out.ipynb", "-p", parameter, value], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
-    assert re.search(message, done.stderr.splitlines()[-1] or done.stderr.splitlines()[-2])
+    assert re.fullmatch(message, done.stderr.strip().splitlines()[-1])

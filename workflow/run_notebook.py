@@ -57,6 +57,7 @@ def execute(notebook: Path, partial: Path, parameters: dict[str, object]):
         config = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/k"})
         os.environ |= {"JUPYTER_RUNTIME_DIR": folder, "IPYTHONDIR": folder}  # nor anything of the user's
         os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # Snakemake sets the step's number of cores
+        os.environ["TQDM_DISABLE"] = "1"  # progress bars are for people who watch
         try:
             return papermill.execute_notebook(
                 str(notebook),

@@ -1,0 +1,37 @@
+"""What the README says is so: its example runs, its links lead somewhere, its numbers are those of the results."""
+
+import os
+import re
+import subprocess
+import sys
+
+from gtl_core import Guide, records
+from gtl_core.experiments import method
+from gtl_core.experiments.forgetting import verdicts
+from gtl_core.stats import paired
+
+TEXT = (records.ROOT / "README.md").read_text()
+
+
+def test_the_example_runs_verbatim(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    environment = os.environ | {"PYTHONPATH": str(records.ROOT)}
+    subprocess.run([sys.executable, "-W", "error", "-c", example], cwd=tmp_path, env=environment, check=True)
+    guide = Guide.load(tmp_path / "guide.safetensors")
+    assert guide.metadata["scouts"] == 10 and all(g.any() for g in guide.values())
+
+
+def test_links_lead_to_files():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
+    assert len(links) >= 5
+    assert [link for link in links if not (records.ROOT / link).exists()] == []
+
+
+def test_numbers_are_those_of_the_paper_profile():
+    quoted = re.findall(r"[+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]", TEXT)
+    computed = set(verdicts(records.read("results/paper", "forgetting"))["text"])
+    toy = records.read("results/paper", "method")
+    cases = dict(list(toy[toy["metric"] == "excess_loss"].groupby(["family", "method"])))
+    computed |= {paired(cases[family, "guided"], cases[family, "plain"]).text for family in method.FAMILIES}
+    assert len(quoted) >= 5
+    assert [number for number in quoted if number not in computed] == []
