@@ -402,6 +402,7 @@ def describe(name: str, protocol: Protocol, p: XorParameters) -> dict[str, Tenso
         "size of the zero point": zero_point.norm(dim=1),
         "loss at the zero point": network.loss(zero_point),
         "slope at the zero point": network.gradient(zero_point, ALL_POINTS, activations).norm(dim=1),
+        "hidden units that are not dead": (hidden.norm(dim=1) > 0).sum(1).float(),
         "likeness of hidden units": likeness,
         "distance that scouts travel": displacements.norm(dim=2).mean(1),
         "mean of the guide": guide.mean(1),
