@@ -9,10 +9,11 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gtl_core.stats import at_chosen_rates, choose_rates
+from gtl_core.stats import at_chosen_rates, choose_rates, wilson
 
 # Okabe-Ito colours: distinct for colour-blind readers.
 COLORS = {
@@ -22,6 +23,9 @@ COLORS = {
     "guided": "#0072B2",
     "guided_network": "#0072B2",
     "guided_tensor": "#56B4E9",
+    "plain_restarts": "#E69F00",
+    "guided_restarts": "#56B4E9",
+    "control": "#999999",
 }
 LABELS = {
     "scratch": "from scratch",
@@ -30,6 +34,9 @@ LABELS = {
     "guided": "guided",
     "guided_network": "guided (network scope)",
     "guided_tensor": "guided (tensor scope)",
+    "plain_restarts": "plain, with restarts",
+    "guided_restarts": "guided, with restarts",
+    "control": "control",
 }
 HEADS = {"random": "random head", "zero": "zero head"}
 TUNED_ON = {
@@ -181,6 +188,115 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
                 axis.label_outer()
         _legend_below(figure, axes[0, 0])
     return figure
+
+
+def xor(frame: pd.DataFrame) -> Figure:
+    """The best protocol of each method: share of tuning inits that it solves by rate; of test inits, by when.
+
+    One column per network; rings mark the rate chosen, bands are 95 % Wilson intervals.
+    """
+    times = frame[frame["metric"] == "time"]
+    networks = list(times["network"].unique())
+    figure, axes = _figure(2, len(networks), (3 * len(networks) + 0.4, 5.6), sharey=True, sharex="row")
+    with mpl.rc_context(STYLE):
+        for network, tuning, testing in zip(networks, *axes, strict=True):
+            for m, of in _by_method(times[times["network"] == network]):
+                style = {"color": COLORS[m], "label": XOR_LABELS[m]}
+                shares = frame[(frame["network"] == network) & (frame["protocol"] == of["protocol"].iloc[0])]
+                by_rate = shares.pivot_table(index="learning_rate", columns="metric", values="value") * 100
+                tuning.plot(by_rate.index, by_rate["share"], marker="o", markersize=3, **style)
+                tuning.fill_between(by_rate.index, by_rate["share_low"], by_rate["share_high"], alpha=0.15, **style)
+                rate = of["learning_rate"].iloc[0]
+                chosen = by_rate.loc[rate, "share"]
+                tuning.scatter(rate, chosen, s=80, facecolor="none", edgecolor=COLORS[m], linewidth=1.5)
+                moments = np.geomspace(10, max(1000, times["value"].max()), 60)
+                solved = [int((of["value"] <= moment).sum()) for moment in moments]
+                low, high = 100 * np.array([wilson(n, len(of)) for n in solved]).T
+                testing.plot(moments, 100 * np.array(solved) / len(of), linewidth=1.5, **style)
+                testing.fill_between(moments, low, high, alpha=0.15, **style)
+            tuning.set(title=network, xscale="log", ylim=(0, 103), xlabel="learning rate")
+            testing.set(xscale="log", xlabel="steps, scouting included")
+        axes[0, 0].set_ylabel("tuning inits solved (%)")
+        axes[1, 0].set_ylabel("test inits solved so far (%)")
+        figure.legend(*_lines(axes[0, 0]), loc="outside lower center", ncols=4)
+    return figure
+
+
+XOR_LABELS = LABELS | {"plain": "plain descent"}
+
+
+def _lines(axis: Axes) -> tuple[list, list]:
+    return list(axis.lines), [line.get_label() for line in axis.lines]
+
+
+def xor_search(frame: pd.DataFrame) -> Figure:
+    """All that was tried: share of tuning inits solved, each protocol at its best rate, with its 95 % Wilson interval.
+
+    The vertical line is plain descent. Protocols are in order of the mean over networks.
+    """
+    shares = frame[frame["metric"].isin(["share", "share_low", "share_high"])]
+    networks = list(shares["network"].unique())
+    # The interval's ends grow with the share, so the maxima over rates belong to the same rate.
+    keys = ["network", "method", "protocol"]
+    table = 100 * shares.pivot_table(index=keys, columns="metric", values="value", aggfunc="max")
+    order = table["share"].groupby("protocol").mean().sort_values().index
+    figure, axes = _figure(1, len(networks), (2.3 * len(networks) + 2.6, 0.16 * len(order) + 1.2), sharey=True)
+    with mpl.rc_context(STYLE):
+        for network, axis in zip(networks, axes[0], strict=True):
+            for m, of in table.loc[network].groupby(level="method"):
+                of = of.droplevel("method")
+                y = [order.get_loc(protocol) for protocol in of.index]
+                axis.hlines(y, of["share_low"], of["share_high"], color=COLORS[m], linewidth=1.5)
+                axis.scatter(of["share"], y, color=COLORS[m], s=14, label=XOR_LABELS[m])
+            axis.axvline(table.loc[(network, "plain", "plain"), "share"], color=COLORS["plain"], linewidth=0.8)
+            axis.set(title=network, xlim=(-3, 103), xlabel="tuning inits solved (%)", ylim=(-1, len(order)))
+            axis.grid(axis="y", color="#EEEEEE")
+        axes[0, 0].set_yticks(range(len(order)), order, fontsize=7)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+def xor_map(frame: pd.DataFrame) -> Figure:
+    """A stuck run and its guided twin: loss over the two weights by which their ends differ most.
+
+    The other weights are those with which the plain run ends (left) and the guided one (right), so each map is exact
+    where its own run ends; in between, paths are projections.
+    """
+    from gtl_core.experiments.xor import Network  # that package imports this module
+
+    along = frame[frame["metric"].str.fullmatch(r"w\d+")]
+    paths = {m: of.pivot(index="step", columns="metric", values="value") for m, of in along.groupby("method")}
+    figure, axes = _figure(1, 2, (8.2, 4), sharex=True, sharey=True)
+    if not paths:  # no run was rescued
+        return figure
+    names = sorted(paths["plain"], key=lambda name: int(name[1:]))
+    ends = {m: of[names].to_numpy()[-1] for m, of in paths.items()}
+    first, second = np.sort(np.abs(ends["plain"] - ends["guided"]).argsort()[-2:])
+    both = np.concatenate([of[names].to_numpy()[:, [first, second]] for of in paths.values()])
+    margin = 0.15 * np.ptp(both, axis=0).max()
+    spans = zip(both.min(0) - margin, both.max(0) + margin, strict=True)
+    grid = np.meshgrid(*(np.linspace(low, high, 120) for low, high in spans))
+    network = Network.parse(along["network"].iloc[0])
+    with mpl.rc_context(STYLE):
+        for axis, (title, m) in zip(axes[0], MAP_TITLES.items(), strict=True):
+            theta = np.broadcast_to(ends[m], (*grid[0].shape, len(names))).copy()
+            theta[..., first], theta[..., second] = grid
+            flat = torch.from_numpy(theta.reshape(-1, len(names))).float()
+            loss = network.loss(flat).reshape(grid[0].shape)
+            shades = axis.contourf(*grid, loss, levels=np.linspace(0, 1, 41), cmap="Greys", vmax=1.3)
+            for other, of in paths.items():
+                way = of[names].to_numpy()[:, [first, second]]
+                axis.plot(*way.T, color=COLORS[other], linewidth=1.8, label=XOR_LABELS[other])
+                axis.scatter(*way[-1], color=COLORS[other], s=30, zorder=3)
+            axis.scatter(*way[0], s=60, facecolor="white", edgecolor="black", zorder=3, label="zero point")
+            axis.set(title=title, xlabel=network.parameter_name(first))
+        axes[0, 0].set_ylabel(network.parameter_name(second))
+        axes[0, 0].legend(fontsize=7)
+        figure.colorbar(shades, ax=axes[0], label="mean squared error", ticks=np.linspace(0, 1, 6))
+    return figure
+
+
+MAP_TITLES = {"Other weights: where plain is stuck": "plain", "Other weights: where guided ends": "guided"}
 
 
 def _by_method(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -61,6 +61,25 @@ def paired(one: pd.DataFrame, other: pd.DataFrame) -> Estimate:
     return bootstrap(by_seed_and_task(one) - by_seed_and_task(other))
 
 
+def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The score interval of a share (Wilson 1927): all p from which ``successes`` of ``n`` are within ``z`` standard
+    errors; 1.96 for 95 %. Unlike mean +- z standard errors it has a width at 0 and 1, and stays between them."""
+    centre, spread = successes + z**2 / 2, z * (successes * (n - successes) / n + z**2 / 4) ** 0.5
+    return max(0.0, (centre - spread) / (n + z**2)), min(1.0, (centre + spread) / (n + z**2))
+
+
+def auc(ones: np.ndarray, others: np.ndarray, z: float = 1.96) -> tuple[float, float, float]:
+    """How well a number tells two groups apart: the share of pairs in which the ``ones``' is larger (ties count half),
+    0.5 for not at all, with the interval of Hanley & McNeil (1982). NaN if a group is empty."""
+    n, m = len(ones), len(others)
+    if not n or not m:
+        return (float("nan"),) * 3
+    a = float((np.sign(ones[:, None] - others[None]) / 2 + 0.5).mean())
+    variance = a * (1 - a) + (n - 1) * (a / (2 - a) - a**2) + (m - 1) * (2 * a**2 / (1 + a) - a**2)
+    half = z * (max(variance, 0.0) / (n * m)) ** 0.5
+    return a, max(0.0, a - half), min(1.0, a + half)
+
+
 VARIANT = ["head", "stream", "method"]
 
 

@@ -10,6 +10,7 @@ from gtl_core import plots
 from gtl_core.experiments.forgetting import ForgettingParameters
 from gtl_core.experiments.method import MethodParameters
 from gtl_core.experiments.parameters import ParameterError, Parameters
+from gtl_core.experiments.xor import XorParameters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +31,12 @@ class Experiment:
 
 _ALL = (
     Experiment("method", "00_method", MethodParameters, {"method": plots.method}),
+    Experiment(
+        "xor",
+        "02_xor",
+        XorParameters,
+        {"xor": plots.xor, "xor_map": plots.xor_map, "xor_search": plots.xor_search},
+    ),
     Experiment(
         "forgetting",
         "03_forgetting",
