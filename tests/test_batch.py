@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -114,7 +115,7 @@ class Project:
     """A toy project in a temporary folder, and its launcher."""
 
     def __init__(self, root: Path):
-        self.root = root
+        self.root, self.started = root, []
         shutil.copytree(ROOT / "workflow", root / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
         for name, source in PACKAGE.items():
             self.write(f"gtl_core/{name}", dedent(source))
@@ -142,9 +143,11 @@ class Project:
         # From another folder, with none of the caller's settings: paths must come from the project.
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SNAKEMAKE", "JUPYTER"))}
         command = [sys.executable, self.root / "workflow/launch.py", *arguments]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, cwd="/", env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
+        self.started.append(process)
+        return process
 
     def launch(self, *arguments: str) -> tuple[int, str]:
         process = self.start(*arguments)
@@ -179,8 +182,12 @@ def done(tmp_path_factory) -> Project:
 
 
 @pytest.fixture
-def project(tmp_path) -> Project:
-    return Project(tmp_path)
+def project(tmp_path) -> Iterator[Project]:
+    project = Project(tmp_path)
+    yield project
+    for process in project.started:  # what a failed test left behind
+        process.kill()
+        process.communicate()
 
 
 def test_a_run_makes_everything(done):
@@ -317,7 +324,6 @@ def test_kill_and_run_again(project, done):
     project.write("hold.alpha", "")
     run = project.start("quick", "--cores", "2")
     pid = int(project.wait_for("results/quick/alpha.json"))
-    project.wait_for("results/quick/beta.csv")
     code, output = project.launch("quick")
     assert code != 0 and output == "Another run is going on in this checkout; wait for it or stop it.\n"
     run.kill()

@@ -61,7 +61,7 @@ def test_the_first_words_are_the_claim_and_the_last_cell_is_the_verdict(path):
 @pytest.mark.parametrize(
     ("parameter", "value", "message"),
     [
-        ("n_way", "5000", r"ParameterError: n_way = 5000: at most \d+, the number of \w+ classes of glyphs"),
+        ("n_way", "5000", r"ParameterError: n_way = 5000: at most \d+, the number of \w+ classes of glyphs \(seed 0\)"),
         ("n_scout", "50", r"ParameterError: unknown parameter n_scout = 50: did you mean n_scouts\?"),
     ],
 )
