@@ -47,5 +47,6 @@ def _watched(results: Iterable, jobs: Sequence, description: str) -> Iterable:
 
 
 def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for the workers, and ends them
     die_with_parent()
     single_thread()
