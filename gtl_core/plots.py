@@ -201,32 +201,28 @@ def xor(frame: pd.DataFrame) -> Figure:
     with mpl.rc_context(STYLE):
         for network, tuning, testing in zip(networks, *axes, strict=True):
             for m, of in _by_method(times[times["network"] == network]):
-                style = {"color": COLORS[m], "label": XOR_LABELS[m]}
+                line, band = {"color": COLORS[m], "label": XOR_LABELS[m]}, {"color": COLORS[m], "alpha": 0.15}
                 shares = frame[(frame["network"] == network) & (frame["protocol"] == of["protocol"].iloc[0])]
                 by_rate = shares.pivot_table(index="learning_rate", columns="metric", values="value") * 100
-                tuning.plot(by_rate.index, by_rate["share"], marker="o", markersize=3, **style)
-                tuning.fill_between(by_rate.index, by_rate["share_low"], by_rate["share_high"], alpha=0.15, **style)
+                tuning.plot(by_rate.index, by_rate["share"], marker="o", markersize=3, **line)
+                tuning.fill_between(by_rate.index, by_rate["share_low"], by_rate["share_high"], linewidth=0, **band)
                 rate = of["learning_rate"].iloc[0]
                 chosen = by_rate.loc[rate, "share"]
                 tuning.scatter(rate, chosen, s=80, facecolor="none", edgecolor=COLORS[m], linewidth=1.5)
                 moments = np.geomspace(10, max(1000, times["value"].max()), 60)
                 solved = [int((of["value"] <= moment).sum()) for moment in moments]
                 low, high = 100 * np.array([wilson(n, len(of)) for n in solved]).T
-                testing.plot(moments, 100 * np.array(solved) / len(of), linewidth=1.5, **style)
-                testing.fill_between(moments, low, high, alpha=0.15, **style)
+                testing.plot(moments, 100 * np.array(solved) / len(of), linewidth=1.5, **line)
+                testing.fill_between(moments, low, high, linewidth=0, **band)
             tuning.set(title=network, xscale="log", ylim=(0, 103), xlabel="learning rate")
             testing.set(xscale="log", xlabel="steps, scouting included")
         axes[0, 0].set_ylabel("tuning inits solved (%)")
         axes[1, 0].set_ylabel("test inits solved so far (%)")
-        figure.legend(*_lines(axes[0, 0]), loc="outside lower center", ncols=4)
+        _legend_below(figure, axes[0, 0])
     return figure
 
 
 XOR_LABELS = LABELS | {"plain": "plain descent"}
-
-
-def _lines(axis: Axes) -> tuple[list, list]:
-    return list(axis.lines), [line.get_label() for line in axis.lines]
 
 
 def xor_search(frame: pd.DataFrame) -> Figure:
@@ -252,7 +248,7 @@ def xor_search(frame: pd.DataFrame) -> Figure:
             axis.set(title=network, xlim=(-3, 103), xlabel="tuning inits solved (%)", ylim=(-1, len(order)))
             axis.grid(axis="y", color="#EEEEEE")
         axes[0, 0].set_yticks(range(len(order)), order, fontsize=7)
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+        _legend_below(figure, axes[0, 0])
     return figure
 
 
@@ -304,4 +300,5 @@ def _by_method(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _legend_below(figure: Figure, axis: Axes) -> None:
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    columns = max(1, int(figure.get_figwidth() / 2.5))  # an entry is at most that wide
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
