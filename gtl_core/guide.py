@@ -42,7 +42,8 @@ class Displacement:
         """Add one trained scout. False, and nothing added, if it diverged (its displacement is not finite)."""
         parameters = _parameters(scout)
         _check_same(parameters, self.zero_point, "the scout", "the zero point")
-        moved = {n: (p.detach() - self.zero_point[n]).to(_accumulator(p)) for n, p in parameters.items()}
+        here = {n: p.detach().to(self.zero_point[n].device) for n, p in parameters.items()}
+        moved = {n: (p - self.zero_point[n]).to(_accumulator(p)) for n, p in here.items()}
         squared = {n: d.square() for n, d in moved.items()}
         if not all(torch.isfinite(s).all() for s in squared.values()):
             self.diverged += 1
@@ -94,7 +95,7 @@ class Displacement:
         _allow("normalization", normalization, NORMALIZATIONS)
         _allow("statistic", statistic, STATISTICS)
         means = self._mean(statistic)
-        if not self.moved:
+        if not any(mean.any() for mean in means.values()):  # also where squares of tiny displacements underflow
             raise ValueError("no parameter moved: the scouts did not train the copies that they were given")
         values = {}
         for names in [list(means)] if scope == "network" else [[name] for name in means]:
@@ -180,7 +181,10 @@ class Guide(Mapping[str, Tensor]):
     @classmethod
     def load(cls, path: str | Path, model: nn.Module | None = None) -> Guide:
         """Read a guide (onto the CPU, whatever device it was saved from); with ``model``, check that it fits."""
-        guide = cls(*read_safetensors(path))
+        values, metadata = read_safetensors(path)
+        if "count" in metadata:
+            raise ValueError(f"{path} holds a displacement, not a guide: Displacement.load(path).guide()")
+        guide = cls(values, metadata)
         if model is not None:
             guide.check(model)
         return guide

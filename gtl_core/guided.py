@@ -15,8 +15,9 @@ class Guided(torch.optim.Optimizer):
 
     The law, for whatever the wrapped optimizer does (momentum, adaptive rates, weight decay included):
     ``p <- lerp(before, after, g)``, hence bit-identical to the plain optimizer where g = 1 and bit-frozen where g = 0.
-    Schedulers, `GradScaler`, closures and hooks see an ordinary optimizer; `state_dict` is the wrapped one's, so a
-    checkpoint moves freely between guided and plain training. Parameters without a gradient are left alone, as usual.
+    Schedulers, `GradScaler`, closures and step hooks see an ordinary optimizer; `state_dict` is the wrapped one's, so a
+    checkpoint moves freely between guided and plain training. Parameters without a gradient are left alone, as usual;
+    buffers, such as BatchNorm's running statistics, are not parameters and follow the data, as usual.
 
     optimizer: any `torch.optim.Optimizer` over parameters of ``model`` but LBFGS, whose curvature history assumes that
         the point it proposed was reached.
@@ -104,7 +105,12 @@ class Guided(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict) -> None:
         self.optimizer.add_param_group(param_group)
-        self._attach()
+        try:
+            self._attach()
+        except ValueError:
+            self.param_groups.pop()
+            self._attach()
+            raise
 
     def state_dict(self) -> dict:
         return self.optimizer.state_dict()
@@ -113,4 +119,5 @@ class Guided(torch.optim.Optimizer):
         self.optimizer.load_state_dict(state_dict)
 
     def __getstate__(self) -> dict:
-        return self.__dict__.copy()
+        # Schedulers put a wrapper of this very object's step into its __dict__: a copy must not step the original.
+        return {name: value for name, value in self.__dict__.items() if name != "step"}

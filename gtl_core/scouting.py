@@ -30,8 +30,9 @@ def scout(
     tasks: anything that ``train_one`` understands, usually small and easy sub-problems with many examples each.
     train_one: ``train_one(copy, task)`` trains the copy in place; its return value is ignored.
     executor: where the scouts run, any `concurrent.futures.Executor`; none runs them here, one after the other. Model,
-        tasks and ``train_one`` must then be picklable. The result does not depend on it: displacements are added in
-        the order of the tasks.
+        tasks and ``train_one`` must then be picklable (no local functions). The result does not depend on it, since
+        displacements are added in the order of the tasks, as long as ``train_one`` draws random numbers from a
+        generator of its own, seeded by the task, and every process has the same number of threads.
 
     A scout that ends non-finite is left out, with a RuntimeWarning. Raises ValueError if there are no tasks, if every
     scout diverged, or if no parameter moved. Source: arXiv 2303.16154.
@@ -44,7 +45,7 @@ def scout(
     if n_tasks == 0:
         raise ValueError("tasks is empty: scouting needs at least one task")
     if displacement.count == 0:
-        raise ValueError(f"all {n_tasks} scouts diverged: lower their learning rate")
+        raise ValueError(f"all {n_tasks} scouts diverged: lower their learning rate, or check the model itself")
     if displacement.diverged:
         warnings.warn(f"{displacement.diverged} of {n_tasks} scouts diverged and were left out", RuntimeWarning, 2)
     if not displacement.moved:

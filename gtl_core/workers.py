@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -43,7 +44,8 @@ def parallel(function: Callable, jobs: Sequence, workers: int, description: str)
 
 
 def _watched(results: Iterable, jobs: Sequence, description: str) -> Iterable:
-    return tqdm(results, description, total=len(jobs), leave=False)
+    quiet = "TQDM_DISABLE" in os.environ  # tqdm itself overlooks its variable when it draws in a notebook
+    return tqdm(results, description, total=len(jobs), leave=False, disable=quiet)
 
 
 def _start_worker() -> None:

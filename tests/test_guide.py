@@ -207,3 +207,17 @@ def test_saved_files_can_be_read_by_whom_the_umask_allows(tmp_path):
     displaced(*TWO).guide().save(tmp_path / "g")
     (tmp_path / "ordinary").touch()
     assert (tmp_path / "g").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_displacements_too_small_to_square_are_refused():
+    d = Displacement({"w": torch.zeros(2)})
+    d.add({"w": torch.full((2,), 1e-30)})
+    assert d.moved and d.guide(statistic="abs")["w"].tolist() == [1, 1]
+    with pytest.raises(ValueError, match="no parameter moved"):
+        d.guide(statistic="square")
+
+
+def test_a_displacement_is_not_loaded_as_a_guide(tmp_path):
+    displaced(*TWO).save(tmp_path / "d")
+    with pytest.raises(ValueError, match="holds a displacement, not a guide"):
+        Guide.load(tmp_path / "d")

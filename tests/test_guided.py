@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import torch
@@ -366,3 +367,24 @@ def test_the_law_holds_on_cuda():
         for name, g in guide.items():
             assert torch.equal(result[name][g == 0], before[name][g == 0])
             torch.testing.assert_close(result[name][g == 1], after[name][g == 1])
+
+
+def test_a_copy_made_after_a_scheduler_steps_itself():
+    """Schedulers wrap the step of the optimizer that they were given; the copy must not inherit the wrapper."""
+    model = network()
+    optimizer = Guided(torch.optim.SGD(model.parameters(), lr=0.1), model, uniform(model, 0.5))
+    torch.optim.lr_scheduler.StepLR(optimizer, 5)
+    twin, twin_optimizer = copy.deepcopy((model, optimizer))
+    before = parameters(model)
+    train(twin, twin_optimizer, range(1))
+    assert same(before, parameters(model)) and not same(before, parameters(twin))
+    pickle.dumps(optimizer)
+
+
+def test_a_refused_group_is_not_added():
+    model = network()
+    optimizer = Guided(torch.optim.SGD(model[0].parameters(), lr=0.1), model, uniform(model, 0.5))
+    with pytest.raises(ValueError, match="not in the model"):
+        optimizer.add_param_group({"params": nn.Linear(2, 2).parameters()})
+    assert len(optimizer.param_groups) == 1
+    train(model, optimizer, range(1))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from gtl_core import Guide, records
-from gtl_core.experiments import method
+from gtl_core.experiments import method, xor
 from gtl_core.experiments.forgetting import verdicts
 from gtl_core.stats import paired
 
@@ -34,4 +34,12 @@ def test_numbers_are_those_of_the_paper_profile():
     cases = dict(list(toy[toy["metric"] == "excess_loss"].groupby(["family", "method"])))
     computed |= {paired(cases[family, "guided"], cases[family, "plain"]).text for family in method.FAMILIES}
     assert len(quoted) >= 5
+    assert [number for number in quoted if number not in computed] == []
+
+
+def test_shares_are_those_of_the_paper_profile():
+    quoted = re.findall(r"\d+\.\d % \[\d+\.\d, \d+\.\d\]", TEXT)
+    table = xor.verdicts(records.read("results/paper", "xor"))[["solved", "low", "high"]] * 100
+    computed = {f"{row.solved:.1f} % [{row.low:.1f}, {row.high:.1f}]" for row in table.itertuples()}
+    assert len(quoted) >= 3
     assert [number for number in quoted if number not in computed] == []
