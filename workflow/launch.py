@@ -37,12 +37,13 @@ def main() -> None:
 def run(profile: str, cores: str, others: list[str]) -> int:
     from snakemake.cli import main as snakemake
 
-    arguments = ["--snakefile", str(common.ROOT / "workflow/Snakefile"), "--directory", str(common.ROOT)]
-    arguments += ["--nolock", "--rerun-incomplete", "--keep-going", "--config", f"profile={profile}"]
+    # Options that take any number of values come first: they would take targets given by the caller for theirs.
+    arguments = ["--config", f"profile={profile}", "--nolock", "--rerun-incomplete", "--keep-going"]
+    arguments += ["--snakefile", str(common.ROOT / "workflow/Snakefile"), "--directory", str(common.ROOT)]
     if cores or "SNAKEMAKE_PROFILE" not in os.environ:  # a cluster's profile says how much to use there
         arguments += ["--cores", cores or "all"]
     try:
-        snakemake([*arguments, "--quiet", "all", *others])  # the steps speak for themselves
+        snakemake(["--quiet", "all", *arguments, *others])  # the steps speak for themselves
     except SystemExit as end:
         code = int(end.code or 0)
     if not common.steps_ran and code:  # no step failed, so the workflow itself is at fault; let Snakemake say how
