@@ -88,7 +88,10 @@ def kernel_manager() -> type:
 
     class ThisInterpreter(AsyncKernelManager):
         kernel_spec = KernelSpec(
-            argv=[sys.executable, "-c", start, "-f", "{connection_file}"], display_name="Python 3", language="python"
+            # Its log would only tell that it was interrupted when it is shut down; errors of cells come as messages.
+            argv=[sys.executable, "-c", start, "-f", "{connection_file}", "--IPKernelApp.log_level=50"],
+            display_name="Python 3",
+            language="python",
         )
 
     return ThisInterpreter
