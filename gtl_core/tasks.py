@@ -27,10 +27,9 @@ def split_classes(dataset: Dataset, seed: int) -> dict[str, Tensor]:
     Whole alphabets only, so that tuning meets what testing meets: alphabets never seen before. Background alphabets are
     dealt at random (``seed``) to the purpose that is furthest below its share; the test classes are always the same.
     """
-    alphabets = [dataset.alphabets[c] for c in range(len(dataset.alphabets))]
     members: dict[str, list[int]] = {}
     for c in (~dataset.evaluation).nonzero().flatten().tolist():
-        members.setdefault(alphabets[c], []).append(c)
+        members.setdefault(dataset.alphabets[c], []).append(c)
     split: dict[str, list[int]] = {purpose: [] for purpose in SPLIT}
     names = sorted(members)
     for i in torch.randperm(len(names), generator=rng(seed, "split")).tolist():

@@ -181,9 +181,9 @@ def run(parameters: ForgettingParameters) -> pd.DataFrame:
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     """Guided (network scope) against its rivals at the end of the stream, and what each method gained on the way.
 
-    tuned_on: see `stats.choose_rates`. Comparisons: guided minus its rivals at the end; last minus
-    first of every method. One row per (tuned_on, stream, head, comparison) with the mean paired difference in accuracy,
-    its 95 % interval from ``low`` to ``high``, ``n``, and all of it as ``text``.
+    tuned_on: see `stats.choose_rates`. Comparisons: guided minus its rivals at the end; last minus first of every
+    method. One row per (tuned_on, stream, head, comparison) with the mean paired difference in accuracy, its 95 %
+    interval from ``low`` to ``high``, ``n``, and all of it as ``text``.
     """
     rows = []
     for tuned_on in TUNED_ON:
