@@ -38,10 +38,10 @@ def bootstrap(values: np.ndarray, level: float = 0.95, n_resamples: int = 4000) 
     n_seeds, n_tasks = values.shape[:2]
     random = np.random.default_rng(0)
     means = np.empty((n_resamples, *values.shape[2:]))
-    for i in range(n_resamples):
-        seeds = random.integers(n_seeds, size=n_seeds)
-        tasks = random.integers(n_tasks, size=(n_seeds, n_tasks))
-        means[i] = values[seeds[:, None], tasks].mean((0, 1))
+    for block in np.array_split(means, max(1, n_resamples // 250)):  # all resamples at once would take gigabytes
+        seeds = random.integers(n_seeds, size=(len(block), n_seeds, 1))
+        tasks = random.integers(n_tasks, size=(len(block), n_seeds, n_tasks))
+        block[:] = values[seeds, tasks].mean((1, 2))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Estimate(values.mean((0, 1)), low, high, (n_seeds, n_tasks))
 
@@ -80,26 +80,38 @@ def auc(ones: np.ndarray, others: np.ndarray, z: float = 1.96) -> tuple[float, f
     return a, max(0.0, a - half), min(1.0, a + half)
 
 
-VARIANT = ["head", "stream", "method"]
+# The columns along which a variant has several results; all others tell variants apart: the method, and its condition.
+ALONG = ("seed", "learning_rate", "task", "step", "metric", "value")
+METHOD = ("method", "n_scouts", "scout_n_shot")
 
 
-def choose_rates(frame: pd.DataFrame, tuned_on: str) -> dict[tuple[str, ...], float]:
-    """The learning rate of each (head, stream, method) by mean accuracy on validation classes; of equals the lowest.
+def variant_columns(frame: pd.DataFrame) -> list[str]:
+    return [column for column in frame.columns if column not in ALONG]
 
-    tuned_on: ``first``, after the first examples, all that can be known before the stream arrives; ``last``, at its
-    end, with hindsight; ``same``, what ``first`` chose for plain fine-tuning, for all methods: the guide is switched
-    on and nothing else about the training changes.
+
+def choose_rates(frame: pd.DataFrame, tuned_on: str) -> dict[tuple, float]:
+    """The learning rate of each variant by mean accuracy on validation classes; of equals the lowest.
+
+    Variants are tuples of the values in `variant_columns`. tuned_on: ``first``, after the first examples, all that can
+    be known before a stream arrives; ``last``, at its end, with hindsight; ``same``, what ``first`` chose for plain
+    fine-tuning (of a random network: for training from scratch), for all methods: the guide is switched on and nothing
+    else about the training changes.
     """
+    columns = variant_columns(frame)
     tuning = frame[frame["metric"] == ("validation_last" if tuned_on == "last" else "validation_first")]
-    means = tuning.groupby([*VARIANT, "learning_rate"])["value"].mean()
-    chosen = {variant: of_variant.idxmax()[-1] for variant, of_variant in means.groupby(level=VARIANT)}
+    means = tuning.groupby([*columns, "learning_rate"])["value"].mean()
+    chosen = {variant: of_variant.idxmax()[-1] for variant, of_variant in means.groupby(level=columns)}
     if tuned_on == "same":
-        return {(head, stream, method): chosen[head, stream, "plain"] for head, stream, method in chosen}
+        where = [i for i, column in enumerate(columns) if column not in METHOD]
+        conditions = {variant: tuple(variant[i] for i in where) for variant in chosen}
+        method = columns.index("method")
+        plain = {conditions[v]: rate for v, rate in chosen.items() if v[method] in ("plain", "scratch")}
+        return {variant: plain[condition] for variant, condition in conditions.items()}
     return chosen
 
 
 def at_chosen_rates(frame: pd.DataFrame, tuned_on: str) -> pd.DataFrame:
-    """The test rows (all that are not validation) of every method at its rate from `choose_rates`."""
+    """The test rows (all that are not validation) of every variant at its rate from `choose_rates`."""
     chosen = choose_rates(frame, tuned_on)
-    rates = [chosen[variant] for variant in frame[VARIANT].itertuples(index=False, name=None)]
+    rates = [chosen.get(variant) for variant in frame[variant_columns(frame)].itertuples(index=False, name=None)]
     return frame[(frame["learning_rate"] == rates) & ~frame["metric"].str.startswith("validation_")]

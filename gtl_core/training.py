@@ -38,7 +38,12 @@ def fit(
 
 
 @torch.no_grad()
+def correct(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """1 where the largest logit is the label's, else 0: [N], or [N, S] for a stacked network."""
+    model.eval()
+    return (model(inputs).argmax(-1) == labels).float()
+
+
 def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """Share of examples, in [0, 1], whose largest logit is their label's; one per copy of a stacked network."""
-    model.eval()
-    return (model(inputs).argmax(-1) == labels).float().mean(0)
+    return correct(model, inputs, labels).mean(0)

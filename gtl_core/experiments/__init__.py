@@ -43,7 +43,9 @@ _ALL = (
         ForgettingParameters,
         {
             "forgetting": plots.forgetting,
-            "forgetting_per_class": plots.forgetting_per_class,
+            "forgetting_added": plots.forgetting_added,
+            "forgetting_classes": plots.forgetting_classes,
+            "forgetting_conditions": plots.forgetting_conditions,
             "forgetting_rates": plots.forgetting_rates,
         },
     ),

@@ -7,9 +7,9 @@ fixed number of epochs and thrown away. Accuracy is measured on drawers that nev
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,53 +18,38 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from gtl_core.data import load
-from gtl_core.experiments.parameters import Count, Dataset, Head, NotebookParameters, ParameterError, Rate
-from gtl_core.experiments.preparation import Pretraining, Scouting, displacements
+from gtl_core.experiments.methods import METHODS, N_DRAWERS, ImageParameters, ZeroPoint, distinct, start
+from gtl_core.experiments.parameters import Count, Head
+from gtl_core.experiments.preparation import Scouting
 from gtl_core.guide import Displacement
-from gtl_core.guided import Guided
-from gtl_core.models import conv4
-from gtl_core.stacked import stack, stack_guide, stacked_cross_entropy
+from gtl_core.stacked import stacked_cross_entropy
 from gtl_core.stats import at_chosen_rates, bootstrap, choose_rates, paired
 from gtl_core.tasks import labelled, rng, sample_episode, split_classes
-from gtl_core.training import accuracy, fit
+from gtl_core.training import correct, fit
 from gtl_core.workers import parallel
 
 TUNED_ON = ("same", "first", "last")
-CHECKPOINTS = {2**k for k in range(10)}  # examples per class
-METHODS = ("scratch", "frozen", "plain", "guided_tensor", "guided_network")
-N_DRAWERS = 20
 
-Stream = Literal["single", "per_class"]
+Stream = Literal["single", "shuffled", "class_ordered", "per_class"]
 
 
-class ForgettingParameters(NotebookParameters):
+class ForgettingParameters(ImageParameters):
     """See the notebook's parameter cell for what each one means."""
 
-    dataset: Dataset
-    n_seeds: Count
     n_streams: Count
     n_tuning_streams: Count
     n_way: Annotated[int, Field(ge=2)]
     n_rounds: Count
     n_query: Count
     first_epochs: Count
-    epochs: Count
-    learning_rates: tuple[Rate, ...] = Field(min_length=1)
-    heads: tuple[Head, ...] = Field(min_length=1)
+    epochs: tuple[Count, ...] = Field(min_length=1)
     streams: tuple[Stream, ...] = Field(min_length=1)
-    channels: Annotated[int, Field(ge=4, multiple_of=4)]
-    pretraining_epochs: Count
-    n_scouts: Count
-    scout_n_shot: Annotated[int, Field(ge=1, le=N_DRAWERS)]
-    scout_epochs: Count
-    scout_learning_rate: Rate
+    zero_points: tuple[ZeroPoint, ...] = Field(min_length=1)
 
-    @field_validator("learning_rates", "heads", "streams")
+    @field_validator("epochs", "streams", "zero_points")
     @classmethod
-    def _distinct(cls, values: tuple) -> tuple:
-        if len(set(values)) < len(values):
-            raise ValueError("must not name the same value twice")
-        return values
+    def _distinct_too(cls, values: tuple) -> tuple:
+        return distinct(values)
 
     @model_validator(mode="after")
     def _enough_drawers(self) -> ForgettingParameters:
@@ -76,37 +61,33 @@ class ForgettingParameters(NotebookParameters):
             )
         return self
 
-    def seeds(self) -> list[int]:
-        """One pretrained network each. Far apart for different ``seed``, so that two runs share none."""
-        return [1000 * self.seed + i for i in range(self.n_seeds)]
-
-    def scouting(self, seed: int, head: Head) -> Scouting:
-        pretraining = Pretraining(
-            dataset=self.dataset, seed=seed, channels=self.channels, epochs=self.pretraining_epochs
-        )
-        return Scouting(
-            pretraining=pretraining,
-            n_way=self.n_way,
-            head=head,
-            n_scouts=self.n_scouts,
-            n_shot=self.scout_n_shot,
-            epochs=self.scout_epochs,
-            learning_rate=self.scout_learning_rate,
-        )
-
     def preparations(self) -> list[Scouting]:
-        return [self.scouting(seed, head) for seed, head in product(self.seeds(), self.heads)]
+        return [
+            self.scouting(seed, zero_point, head, self.n_way)
+            for seed, zero_point, head in product(self.seeds(), self.zero_points, self.heads)
+        ]
 
-    def check_classes(self) -> None:
-        """Raise ParameterError if some purpose has fewer than ``n_way`` classes in this dataset."""
-        dataset = load(self.dataset)
-        for seed in self.seeds():
-            for purpose, classes in split_classes(dataset, seed).items():
-                if self.n_way > len(classes):
-                    raise ParameterError(
-                        f"n_way = {self.n_way}: at most {len(classes)}, the number of {purpose} classes of "
-                        f"{self.dataset} (seed {seed})"
-                    )
+    def variants(self) -> list[Variant]:
+        """The first zero point, stream and number of epochs together, then each other one in its place; all heads."""
+        base = (self.zero_points[0], self.streams[0], self.epochs[0])
+        conditions = [base]
+        for i, values in enumerate((self.zero_points, self.streams, self.epochs)):
+            conditions += [(*base[:i], value, *base[i + 1 :]) for value in values[1:]]
+        return [
+            Variant(zero_point, head, stream, epochs, method)
+            for (zero_point, stream, epochs), head in product(conditions, self.heads)
+            for method in METHODS[zero_point]
+        ]
+
+
+class Variant(NamedTuple):
+    """A method under one condition; the columns of the results that tell one from another."""
+
+    zero_point: ZeroPoint
+    head: Head
+    stream: Stream
+    epochs: int
+    method: str
 
 
 @dataclass(frozen=True)
@@ -115,66 +96,85 @@ class Job:
 
     parameters: ForgettingParameters
     seed: int
-    head: Head
-    stream: Stream
-    method: str
+    variant: Variant
     learning_rate: float
     purpose: Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What became of S streams: ``by_class`` [S, steps, n_way], accuracy on each class after every step; ``taught``
+    [S, n_way], the step at which each class had its last example; ``seen`` [steps], examples seen by then."""
+
+    by_class: np.ndarray
+    taught: np.ndarray
+    seen: np.ndarray
+
+    def measures(self) -> dict[str, np.ndarray]:
+        """Of each stream [S], at its end.
+
+        - ``backward_transfer``: mean over classes of final accuracy minus accuracy when the class had just had its last
+          example (Lopez-Paz & Ranzato 2017): negative where later examples of other classes did harm;
+        - ``forgetting``: mean over classes of the highest accuracy on the way minus the final (Chaudhry et al. 2018).
+        """
+        final = self.by_class[:, -1]
+        when_taught = np.take_along_axis(self.by_class, self.taught[:, None], 1)[:, 0]
+        return {
+            "backward_transfer": (final - when_taught).mean(1),
+            "forgetting": (self.by_class.max(1) - final).mean(1),
+        }
 
 
 def run(parameters: ForgettingParameters) -> pd.DataFrame:
     """The whole experiment as a tidy frame.
 
-    Columns: seed, method, head, stream, learning_rate, task (number of the stream), step (examples seen), metric,
-    value; seed and task are empty where they are averaged over. Metrics:
+    Columns: seed, those of `Variant`, learning_rate, task (number of the stream), step (examples seen), metric, value;
+    seed and task are empty where they are averaged over. Metrics:
 
     - ``validation_first``, ``validation_last``: mean accuracy over the tuning streams after the first examples and
       after the last one, for every learning rate;
-    - ``accuracy_mean``, ``accuracy_low``, ``accuracy_high``: mean over seeds and test streams after every step with its
-      95 % interval, for every rate that `choose_rates` chooses;
-    - ``accuracy``: the same for each single test stream, where the examples per class are a power of two (1, 2, 4, ...)
-      and at the end.
+    - ``accuracy``: of each single test stream, after the first examples and at the end, for every rate that
+      `choose_rates` chooses;
+    - ``accuracy_mean``, ``accuracy_low``, ``accuracy_high``: over seeds and test streams, with the 95 % interval, after
+      each round (one example of each class, on average); likewise ``backward_transfer_*`` and ``forgetting_*`` at the
+      end, see `Course.measures`;
+    - ``class_0``, ``class_1``, ...: mean accuracy on each class after every step, at the rate tuned on ``same``.
     """
-    parameters.check_classes()
-    scoutings = parameters.preparations()
-    zero_points = displacements(scoutings, parameters.prepared, parameters.workers)
-    start = dict(zip(product(parameters.seeds(), parameters.heads), zero_points, strict=True))
-    variants = [
-        (head, stream, method)
-        for head, stream, method in product(parameters.heads, parameters.streams, METHODS)
-        if method != "scratch" or head == parameters.heads[0]  # it has no pretrained body to put a new head on
-    ]
-
+    p = parameters
+    p.check_ways(p.n_way)
+    scouted = p.displacements()
     tuning = [
-        Job(parameters, seed, *variant, rate, "validation")
-        for variant, rate, seed in product(variants, parameters.learning_rates, parameters.seeds())
+        Job(p, seed, variant, rate, "validation")
+        for variant, rate, seed in product(p.variants(), p.learning_rates, p.seeds())
     ]
-    tuned = _accuracies(tuning, start, "tuning")
     rows = []
-    for job, accuracies in zip(tuning, tuned, strict=True):
-        first, *_, last = accuracies.mean(0)
-        rows += [_row(job, "", "", "validation_first", first), _row(job, "", "", "validation_last", last)]
-    chosen = [choose_rates(pd.DataFrame(rows), tuned_on) for tuned_on in TUNED_ON]
+    for job, course in zip(tuning, _courses(tuning, scouted, "tuning"), strict=True):
+        first, *_, last = course.by_class.mean((0, 2))
+        rows += [_row(job, "validation_first", first), _row(job, "validation_last", last)]
+    chosen = {tuned_on: choose_rates(pd.DataFrame(rows), tuned_on) for tuned_on in TUNED_ON}
 
     tests = [
-        Job(parameters, seed, *variant, rate, "test")
-        for variant, seed in product(variants, parameters.seeds())
-        for rate in sorted({rates[variant] for rates in chosen})
+        [Job(p, seed, variant, rate, "test") for seed in p.seeds()]
+        for variant in p.variants()
+        for rate in sorted({rates[variant] for rates in chosen.values()})
     ]
-    all_seeds: dict[Job, list[np.ndarray]] = {}
-    for job, accuracies in zip(tests, _accuracies(tests, start, "test streams"), strict=True):
-        all_seeds.setdefault(replace(job, seed=""), []).append(accuracies)
-        n_seen = _examples_seen(parameters.n_way, parameters.n_rounds, job.stream)
-        for task, of_stream in enumerate(accuracies):
-            for n, a in zip(n_seen, of_stream, strict=True):
-                if n / parameters.n_way in CHECKPOINTS or n == n_seen[-1]:
-                    rows.append(_row(job, task, n, "accuracy", a))
-    for job, accuracies in all_seeds.items():
-        estimate = bootstrap(np.stack(accuracies))
-        n_seen = _examples_seen(parameters.n_way, parameters.n_rounds, job.stream)
-        for name in ("mean", "low", "high"):
-            curve = zip(n_seen, getattr(estimate, name), strict=True)
-            rows += [_row(job, "", n, f"accuracy_{name}", a) for n, a in curve]
+    courses = iter(_courses([job for jobs in tests for job in jobs], scouted, "test streams"))
+    for jobs in tests:
+        of_seeds = [next(courses) for _ in jobs]
+        seen, accuracies = of_seeds[0].seen, np.stack([course.by_class.mean(2) for course in of_seeds])
+        for job, of_seed in zip(jobs, accuracies, strict=True):
+            for step in (0, -1):
+                rows += [_row(job, "accuracy", a, task, seen[step]) for task, a in enumerate(of_seed[:, step])]
+        job = Job(p, "", jobs[0].variant, jobs[0].learning_rate, "test")
+        rounds = np.arange(len(seen))[seen % p.n_way == 0]
+        rows += _estimates(job, "accuracy", accuracies[..., rounds], seen[rounds])
+        for metric in ("backward_transfer", "forgetting"):
+            values = np.stack([course.measures()[metric] for course in of_seeds])
+            rows += _estimates(job, metric, values[..., None], seen[-1:])
+        if job.learning_rate == chosen["same"][job.variant]:
+            by_class = np.mean([course.by_class.mean(0) for course in of_seeds], 0)
+            for c, of_class in enumerate(by_class.T):
+                rows += [_row(job, f"class_{c}", a, "", n) for n, a in zip(seen, of_class, strict=True)]
     return pd.DataFrame(rows)
 
 
@@ -182,20 +182,21 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     """Guided (network scope) against its rivals at the end of the stream, and what each method gained on the way.
 
     tuned_on: see `stats.choose_rates`. Comparisons: guided minus its rivals at the end; last minus first of every
-    method. One row per (tuned_on, stream, head, comparison) with the mean paired difference in accuracy, its 95 %
+    method. One row per (tuned_on, condition, comparison) with the mean paired difference in accuracy, its 95 %
     interval from ``low`` to ``high``, ``n``, and all of it as ``text``.
     """
+    conditions = [column for column in Variant._fields if column != "method"]
     rows = []
     for tuned_on in TUNED_ON:
         test = at_chosen_rates(frame, tuned_on)
         test = test[test["metric"] == "accuracy"]
-        for (stream, head), of in test.groupby(["stream", "head"], sort=False):
-            first = dict(list(of[of["step"] == of["step"].min()].groupby("method")))
-            last = dict(list(of[of["step"] == of["step"].max()].groupby("method")))
+        for condition, of in test.groupby(conditions, sort=False):
+            first = dict(list(of[of["step"] == of["step"].min()].groupby("method", sort=False)))
+            last = dict(list(of[of["step"] == of["step"].max()].groupby("method", sort=False)))
             guided = last["guided_network"]
-            estimates = {f"guided - {m}": paired(guided, last[m]) for m in ("plain", "frozen", "guided_tensor")}
+            estimates = {f"guided - {m}": paired(guided, last[m]) for m in last if m != "guided_network"}
             estimates |= {f"{m}: last - first": paired(last[m], first[m]) for m in last}
-            key = {"tuned_on": tuned_on, "stream": stream, "head": head}
+            key = {"tuned_on": tuned_on} | dict(zip(conditions, condition, strict=True))
             rows += [
                 key | {"comparison": name, "mean": e.mean, "low": e.low, "high": e.high, "n": e.sample, "text": e.text}
                 for name, e in estimates.items()
@@ -203,88 +204,112 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _examples_seen(n_way: int, n_rounds: int, stream: Stream) -> list[int]:
-    """How many examples have been trained on after each step of `stream_of`."""
-    each = n_way if stream == "per_class" else 1
-    return list(range(n_way, n_way * (1 + n_rounds) + 1, each))
+def measures(frame: pd.DataFrame, tuned_on: str) -> pd.DataFrame:
+    """Accuracy, backward transfer and forgetting at the end of the stream, and where accuracy was highest, as text.
+
+    One row per `Variant`; ``peak`` is the number of examples per class after which mean accuracy was highest.
+    """
+    test = at_chosen_rates(frame, tuned_on)
+    rows = []
+    for variant, of in test.groupby(list(Variant._fields), sort=False):
+        row = dict(zip(Variant._fields, variant, strict=True))
+        curve = of[of["metric"] == "accuracy_mean"].set_index("step")["value"]
+        end = of[of["step"] == curve.index.max()].set_index("metric")["value"]
+        for name in ("accuracy", "backward_transfer", "forgetting"):
+            mean, low, high = (end[f"{name}_{part}"] for part in ("mean", "low", "high"))
+            row[name] = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+        row["peak"] = int(curve.idxmax() // curve.index.min())
+        row["after the peak"] = f"{curve.iloc[-1] - curve.max():+.3f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def _accuracies(jobs: Sequence[Job], start: dict, description: str) -> list[np.ndarray]:
-    with_start = [(job, start[job.seed, job.head]) for job in jobs]
-    return parallel(_run_job, with_start, jobs[0].parameters.workers, description)
+def _courses(jobs: Sequence[Job], scouted: dict[Scouting, Displacement], description: str) -> list[Course]:
+    p = jobs[0].parameters
+    scoutings = [p.scouting(job.seed, job.variant.zero_point, job.variant.head, p.n_way) for job in jobs]
+    with_start = [(job, scouted[scouting]) for job, scouting in zip(jobs, scoutings, strict=True)]
+    return parallel(_run_job, with_start, p.workers, description)
 
 
-def _row(job: Job, task: int | str, step: int | str, metric: str, value: float) -> dict[str, object]:
-    names = ("seed", "method", "head", "stream", "learning_rate")
-    return {name: getattr(job, name) for name in names} | {"task": task, "step": step, "metric": metric, "value": value}
+def _row(job: Job, metric: str, value: float, task: int | str = "", step: int | str = "") -> dict[str, object]:
+    key = {"seed": job.seed} | job.variant._asdict() | {"learning_rate": job.learning_rate}
+    return key | {"task": task, "step": step, "metric": metric, "value": value}
 
 
-def _run_job(job_and_start: tuple[Job, Displacement]) -> np.ndarray:
-    """Accuracies of one job: [streams, steps] on test streams; on validation streams the first and the last only."""
+def _estimates(job: Job, metric: str, values: np.ndarray, steps: np.ndarray) -> list[dict[str, object]]:
+    """Rows with mean and interval of ``values`` [seeds, streams, steps]."""
+    estimate = bootstrap(values)
+    parts = {f"{metric}_{part}": getattr(estimate, part) for part in ("mean", "low", "high")}
+    return [
+        _row(job, name, value, "", step)
+        for name, curve in parts.items()
+        for step, value in zip(steps, curve, strict=True)
+    ]
+
+
+def _run_job(job_and_start: tuple[Job, Displacement]) -> Course:
+    """Train on the job's streams, side by side. Of validation streams, only the first and the last step are scored."""
     job, displacement = job_and_start
-    p = job.parameters
+    p, purpose, variant = job.parameters, job.purpose, job.variant
     dataset = load(p.dataset)
-    classes = split_classes(dataset, job.seed)[job.purpose]
-    n_streams = p.n_streams if job.purpose == "test" else p.n_tuning_streams
+    classes = split_classes(dataset, job.seed)[purpose]
+    n_streams = p.n_streams if purpose == "test" else p.n_tuning_streams
     # The same streams for every method: differences between methods are paired.
     episodes = [
-        sample_episode(dataset, classes, p.n_way, 1 + p.n_rounds, p.n_query, rng(job.seed, job.purpose, "stream", i))
+        sample_episode(dataset, classes, p.n_way, 1 + p.n_rounds, p.n_query, rng(job.seed, purpose, "stream", i))
         for i in range(n_streams)
     ]
-    support = torch.stack([episode.support for episode in episodes], 2)  # [n_way, 1 + n_rounds, streams, 1, 28, 28]
-    inputs, labels = labelled(torch.stack([episode.query for episode in episodes], 2))
-    model, optimizer = start_method(job, displacement, n_streams)
-    last = len(_examples_seen(p.n_way, p.n_rounds, job.stream)) - 1
-    accuracies = [
-        accuracy(model, inputs, labels[:, None])
-        for i in follow(model, optimizer, stream_of(support, job.stream), p.first_epochs, p.epochs)
-        if job.purpose == "test" or i in (0, last)
-    ]
-    return torch.stack(accuracies, 1).numpy()
+    see, model, optimizer = start(displacement, variant.method, job.learning_rate, n_streams)
+    support = see(torch.stack([episode.support for episode in episodes], 2).flatten(0, 1))
+    support = support.unflatten(0, (p.n_way, -1))  # [n_way, 1 + n_rounds, streams, ...]
+    queries, labels = labelled(torch.stack([episode.query for episode in episodes], 2))
+    queries = see(queries)
+    arrivals = list(arrivals_of(support, variant.stream, rng(job.seed, purpose, "order")))
+    by_class = []
+    for i in follow(model, optimizer, arrivals, p.first_epochs, variant.epochs):
+        if purpose == "test" or i in (0, len(arrivals) - 1):
+            by_class.append(correct(model, queries, labels[:, None]).unflatten(0, (p.n_way, -1)).mean(1))
+    arrived = [labels.expand(-1, n_streams) for _, labels in arrivals]
+    there = torch.stack(
+        [(torch.arange(p.n_way)[:, None, None] == a).any(1).T for a in arrived]
+    )  # [steps, streams, way]
+    taught = len(there) - 1 - there.flip(0).int().argmax(0)
+    seen = np.cumsum([len(a) for a in arrived])
+    return Course(torch.stack(by_class).permute(2, 0, 1).numpy(), taught.numpy(), seen)
 
 
-def start_method(job: Job, displacement: Displacement, n_streams: int) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The network as the method starts from it, one copy per stream, and the optimizer that makes the method."""
-    p = job.parameters
-    if job.method == "scratch":
-        copies = [conv4(p.n_way, p.channels, generator=rng(job.seed, "scratch", i)) for i in range(n_streams)]
-    else:
-        zero_point = conv4(p.n_way, p.channels, generator=rng(job.seed, "network"))
-        zero_point.load_state_dict(displacement.zero_point)
-        copies = [zero_point] * n_streams
-    model = stack(copies)
-    if job.method == "frozen":
-        model.body.requires_grad_(False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=job.learning_rate)
-    if job.method.startswith("guided_"):
-        guide = displacement.guide(scope=job.method.removeprefix("guided_"))
-        optimizer = Guided(optimizer, model, stack_guide(guide, n_streams))
-    return model, optimizer
+def arrivals_of(support: Tensor, stream: Stream, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """The training examples of S streams in order of arrival, from ``support`` [n_way, 1 + n_rounds, S, ...].
 
-
-def stream_of(support: Tensor, stream: Stream) -> Iterator[tuple[Tensor, Tensor]]:
-    """The training examples in order of arrival, from ``support`` [n_way, 1 + n_rounds, ...].
-
-    First one example of each class at once. Then, round by round, another one of each class: one class after the other
-    (``single``) or together (``per_class``).
+    First one example of each class at once. Then the others, one at a time: round by round, one class after the other
+    (``single``); in a random order of each stream's own (``shuffled``); all of a class before the next class
+    (``class_ordered``). Or round by round with all classes together (``per_class``). Yields inputs [N, S, ...] and
+    labels [N, S] or, where all streams have the same, [N, 1].
     """
-    n_way, n_shot = support.shape[:2]
-    for r in range(n_shot):
-        if r == 0 or stream == "per_class":
-            yield support[:, r], torch.arange(n_way)
-        else:
-            yield from ((support[c, r : r + 1], torch.tensor([c])) for c in range(n_way))
+    n_way, n_shot, n_streams = support.shape[:3]
+    everything = torch.arange(n_way)[:, None]
+    yield support[:, 0], everything
+    if stream == "per_class":
+        yield from ((support[:, r], everything) for r in range(1, n_shot))
+        return
+    order = torch.cartesian_prod(torch.arange(1, n_shot), torch.arange(n_way))  # of pairs (round, class)
+    if stream == "class_ordered":
+        order = torch.cartesian_prod(torch.arange(n_way), torch.arange(1, n_shot)).flip(1)
+    orders = order[:, None].expand(-1, n_streams, -1)
+    if stream == "shuffled":
+        orders = torch.stack([order[torch.randperm(len(order), generator=generator)] for _ in range(n_streams)], 1)
+    for rounds, classes in zip(*orders.unbind(-1), strict=True):  # each [streams]
+        yield support[classes, rounds, torch.arange(n_streams)][None], classes[None]
 
 
 def follow(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    examples: Iterator[tuple[Tensor, Tensor]],
+    arrivals: Sequence[tuple[Tensor, Tensor]],
     first_epochs: int,
     epochs: int,
 ) -> Iterator[int]:
     """Train a stacked network on what arrives, nothing replayed; yield each arrival's number when it is learned."""
-    for i, (inputs, labels) in enumerate(examples):
-        n_epochs = epochs if i else first_epochs
-        fit(model, inputs, labels[:, None], optimizer, epochs=n_epochs, loss=stacked_cross_entropy)
+    for i, (inputs, labels) in enumerate(arrivals):
+        fit(model, inputs, labels, optimizer, epochs=epochs if i else first_epochs, loss=stacked_cross_entropy)
         yield i

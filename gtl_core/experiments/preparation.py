@@ -80,6 +80,7 @@ class Scouting(Parameters):
     n_way: Annotated[int, Field(ge=2)]
     head: Head
     n_scouts: Count
+    first_scout: Annotated[int, Field(ge=0)] = 0  # more scouts can be sent later, and their displacements added
     n_shot: Count
     epochs: Count
     learning_rate: Rate
@@ -105,7 +106,7 @@ class Scouting(Parameters):
         classes = split_classes(dataset, seed)["scouting"]
         episodes = (
             sample_episode(dataset, classes, self.n_way, self.n_shot, 0, rng(seed, "scout", i))
-            for i in range(self.n_scouts)
+            for i in range(self.first_scout, self.first_scout + self.n_scouts)
         )
         train_one = partial(_train_scout, learning_rate=self.learning_rate, epochs=self.epochs)
         return scout(self.zero_point(body), episodes, train_one)

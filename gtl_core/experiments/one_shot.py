@@ -1,0 +1,321 @@
+"""One-shot learning (paper: Omniglot): fine-tuning on one or a few examples per class of unknown characters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor
+
+from gtl_core.data import load
+from gtl_core.experiments.methods import METHODS, N_DRAWERS, ImageParameters, ZeroPoint, distinct, start
+from gtl_core.experiments.parameters import Count, Head
+from gtl_core.experiments.preparation import Scouting
+from gtl_core.guide import Displacement
+from gtl_core.stacked import stacked_cross_entropy
+from gtl_core.stats import at_chosen_rates, choose_rates, paired
+from gtl_core.tasks import Episode, labelled, rng, sample_episode, split_classes
+from gtl_core.training import correct, fit
+from gtl_core.workers import parallel
+
+TUNED_ON = ("first", "same")
+GROUP = 10  # episodes of which the mean is one row of the results
+N_SHOWN = 2  # episodes, and queries per class of each, that are kept as pictures
+N_SHOWN_QUERIES = 3
+
+
+class Task(NamedTuple):
+    n_way: int
+    n_shot: int
+
+    @classmethod
+    def parse(cls, text: str) -> Task:
+        """``"5-way 1-shot"``; ValueError if it is not of this form."""
+        match text.replace("-", " ").split():
+            case [n_way, "way", n_shot, "shot"] if n_way.isdigit() and n_shot.isdigit():
+                task = cls(int(n_way), int(n_shot))
+                if task.n_way >= 2 and task.n_shot >= 1:
+                    return task
+        raise ValueError(f"{text!r}: must be like '5-way 1-shot', with at least 2 ways and 1 shot")
+
+    def __str__(self) -> str:
+        return f"{self.n_way}-way {self.n_shot}-shot"
+
+
+class Variant(NamedTuple):
+    """A method under one condition; the columns of the results that tell one from another."""
+
+    zero_point: ZeroPoint
+    head: Head
+    n_way: int
+    n_shot: int
+    method: str
+    n_scouts: int
+    scout_n_shot: int
+
+
+class OneShotParameters(ImageParameters):
+    """See the notebook's parameter cell for what each one means."""
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    n_episodes: Annotated[int, Field(ge=GROUP, multiple_of=GROUP)]
+    n_tuning_episodes: Count
+    n_query: Annotated[int, Field(ge=N_SHOWN_QUERIES)]
+    epochs: Count
+    zero_points: tuple[ZeroPoint, ...] = Field(min_length=1)
+    saturation_scouts: tuple[Count, ...]
+    saturation_n_shots: tuple[Annotated[int, Field(ge=1, le=N_DRAWERS)], ...]
+
+    @field_validator("tasks", "zero_points", "saturation_n_shots")
+    @classmethod
+    def _distinct_too(cls, values: tuple) -> tuple:
+        return distinct(values)
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(Task.parse(value)) for value in values)
+
+    @field_validator("saturation_scouts")
+    @classmethod
+    def _increasing(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if any(a >= b for a, b in pairwise(values)):
+            raise ValueError("must increase")
+        return values
+
+    @model_validator(mode="after")
+    def _enough_drawers(self) -> OneShotParameters:
+        for task in map(Task.parse, self.tasks):
+            if task.n_shot + self.n_query > N_DRAWERS:
+                raise ValueError(f"n_query = {self.n_query}: at most {N_DRAWERS - task.n_shot} in a {task} task")
+        return self
+
+    def variants(self) -> list[Variant]:
+        """Every method under every condition; then, for the first condition, the other numbers of scouts and images.
+
+        A random network's head is as random as the rest of it: other heads are put on pretrained networks only.
+        """
+        variants = [
+            Variant(zero_point, head, *Task.parse(task), method, self.n_scouts, self.scout_n_shot)
+            for zero_point, task in product(self.zero_points, self.tasks)
+            for head in (self.heads if zero_point == "pretrained" else ("random",))
+            for method in METHODS[zero_point]
+        ]
+        base = next(v for v in variants if v.method == "guided_network")
+        variants += [base._replace(n_scouts=n) for n in self.saturation_scouts if n != base.n_scouts]
+        variants += [base._replace(scout_n_shot=n) for n in self.saturation_n_shots if n != base.scout_n_shot]
+        return variants
+
+    def scoutings(self, seed: int, variant: Variant) -> list[Scouting]:
+        """Whose displacements, added, are the variant's. Larger numbers of scouts contain the smaller ones."""
+        scouting = self.scouting(seed, variant.zero_point, variant.head, variant.n_way, n_shot=variant.scout_n_shot)
+        if variant.n_scouts == self.n_scouts:
+            return [scouting]
+        steps = pairwise((0, *self.saturation_scouts))
+        return [
+            scouting.model_copy(update={"first_scout": a, "n_scouts": b - a}) for a, b in steps if b <= variant.n_scouts
+        ]
+
+    def preparations(self) -> list[Scouting]:
+        every = (self.scoutings(seed, variant) for seed, variant in product(self.seeds(), self.variants()))
+        return list(dict.fromkeys(scouting for scoutings in every for scouting in scoutings))
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some episodes of one variant under one learning rate; small enough to send to a worker."""
+
+    parameters: OneShotParameters
+    seed: int
+    variant: Variant
+    learning_rate: float
+    purpose: Literal["validation", "test"]
+    n_episodes: int
+
+
+def run(parameters: OneShotParameters) -> pd.DataFrame:
+    """The whole experiment as a tidy frame.
+
+    Columns: seed, those of `Variant`, learning_rate, task, step, metric, value. Metrics:
+
+    - ``validation_first``: mean accuracy over the tuning episodes, for every learning rate;
+    - ``accuracy``: over each group of ``GROUP`` test episodes (task), for every rate that `choose_rates` chooses;
+    - ``right``: 1 or 0 for the queries (step) of the first episodes (task) of the first seed and condition;
+    - ``support``, ``query``: the pictures of those (see `pictures`), in rows of the method ``pictures``.
+    """
+    p = parameters
+    p.check_ways(*(Task.parse(task).n_way for task in p.tasks))
+    scouted = p.displacements()
+    tuning = [
+        Job(p, seed, variant, rate, "validation", p.n_tuning_episodes)
+        for variant, rate, seed in product(p.variants(), p.learning_rates, p.seeds())
+    ]
+    scores = _scores(tuning, scouted, "tuning")
+    rows = [_row(job, "validation_first", score.mean()) for job, score in zip(tuning, scores, strict=True)]
+    chosen = [choose_rates(pd.DataFrame(rows), tuned_on) for tuned_on in TUNED_ON]
+    tests = [
+        Job(p, seed, variant, rate, "test", p.n_episodes)
+        for variant, seed in product(p.variants(), p.seeds())
+        for rate in sorted({rates[variant] for rates in chosen})
+    ]
+    first = tests[0].variant
+    for job, score in zip(tests, _scores(tests, scouted, "test episodes"), strict=True):
+        for task, of_group in enumerate(score.reshape(-1, GROUP, score.shape[-1])):
+            rows.append(_row(job, "accuracy", of_group.mean(), task))
+        condition = job.variant._replace(method=first.method)
+        if (job.seed, condition) == (tests[0].seed, first) and job.learning_rate == chosen[0][job.variant]:
+            for task, right in enumerate(_shown(score[:N_SHOWN].reshape(-1, first.n_way, p.n_query))):
+                rows += [_row(job, "right", value, task, step) for step, value in enumerate(right.flatten())]
+    for task, episode in enumerate(_episodes(replace(tests[0], n_episodes=N_SHOWN))):
+        job = replace(tests[0], variant=first._replace(method="pictures"), learning_rate="")
+        for metric, images in (("support", episode.support[:, :1]), ("query", _shown(episode.query[None])[0])):
+            rows += [_row(job, metric, value, task, step) for step, value in enumerate(_packed(images))]
+    return pd.DataFrame(rows)
+
+
+def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Guided (network scope) minus its rivals: one row per (tuned_on, zero_point, head, task, comparison).
+
+    tuned_on: see `stats.choose_rates`. With the mean paired difference in accuracy, its 95 % interval from ``low`` to
+    ``high``, ``n``, and all of it as ``text``.
+    """
+    rows = []
+    for tuned_on in TUNED_ON:
+        test = _accuracy(frame, tuned_on)
+        test = test[
+            (test["n_scouts"] == frame["n_scouts"].iloc[0]) & (test["scout_n_shot"] == frame["scout_n_shot"].iloc[0])
+        ]
+        for (zero_point, head, *task), of in test.groupby(["zero_point", "head", "n_way", "n_shot"], sort=False):
+            by_method = dict(list(of.groupby("method")))
+            guided = by_method.pop("guided_network")
+            key = {"tuned_on": tuned_on, "zero_point": zero_point, "head": head, "task": str(Task(*task))}
+            rows += [key | {"comparison": f"guided - {m}"} | _estimate(guided, other) for m, other in by_method.items()]
+    return pd.DataFrame(rows)
+
+
+def saturation(frame: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy with each number of scouts, and of images per class that a scout sees, minus that with the most.
+
+    One row per (tuned_on, what, number), in the form of `verdicts`; ``accuracy`` is the mean itself.
+    """
+    rows = []
+    for tuned_on, what in product(TUNED_ON, ("n_scouts", "scout_n_shot")):
+        test = along(_accuracy(frame, tuned_on), what)
+        by_number = dict(list(test.groupby(what)))
+        for number, of in by_number.items():
+            key = {"tuned_on": tuned_on, "what": what, "number": number, "accuracy": of["value"].mean()}
+            rows.append(key | _estimate(of, by_number[max(by_number)]))
+    return pd.DataFrame(rows)
+
+
+def along(frame: pd.DataFrame, what: str) -> pd.DataFrame:
+    """The rows of the guided method in which ``what`` (n_scouts or scout_n_shot) varies and all else is as at first."""
+    base = frame.iloc[0]
+    others = [c for c in Variant._fields if c not in ("method", what)]
+    return frame[(frame[others] == base[others]).all(axis=1) & (frame["method"] == "guided_network")]
+
+
+def octaves(frame: pd.DataFrame, within: float = 0.02) -> pd.DataFrame:
+    """How wide a range of learning rates works: octaves around the best rate in which accuracy stays ``within`` of it.
+
+    From the tuning episodes, whose accuracy is interpolated between rates. One row per variant: ``low`` and ``high``
+    end of the range, ``octaves``, and ``open`` if it reaches a rate beyond which none was tried (it is then at least so wide).
+    """
+    tuning = frame[frame["metric"] == "validation_first"]
+    rows = []
+    for variant, of in tuning.groupby(list(Variant._fields), sort=False):
+        mean = of.groupby("learning_rate")["value"].mean()
+        rates, drop = np.log2(mean.index.to_numpy(float)), mean.to_numpy() - mean.max() + within
+        ends = []
+        for step in (-1, 1):
+            i = int(drop.argmax())
+            while 0 <= i + step < len(drop) and drop[i + step] >= 0:
+                i += step
+            inside = 0 <= i + step < len(drop)
+            share = drop[i] / (drop[i] - drop[i + step]) if inside else 0
+            ends.append(rates[i] + share * (rates[i + step] - rates[i]) if inside else rates[i])
+        low, high = ends
+        row = dict(zip(Variant._fields, variant, strict=True))
+        rows.append(
+            row | {"low": 2**low, "high": 2**high, "octaves": high - low, "open": high == rates[-1] or low == rates[0]}
+        )
+    return pd.DataFrame(rows)
+
+
+def pictures(frame: pd.DataFrame, metric: Literal["support", "query"], task: int) -> np.ndarray:
+    """Black-and-white images [n_way, n, 28, 28] of an episode that was kept, from the rows that hold them."""
+    rows = frame[(frame["metric"] == metric) & (frame["task"] == task)]
+    bits = rows.sort_values("step")["value"].astype(int).to_numpy()[:, None] >> np.arange(14) & 1
+    return bits.reshape(rows["n_way"].iloc[0], -1, 28, 28)
+
+
+def _packed(images: Tensor) -> np.ndarray:
+    """Half a line of an image, 14 pixels, as the bits of one number; figures need no dataset then."""
+    return ((images > 0.4).numpy().reshape(-1, 14) << np.arange(14)).sum(1)
+
+
+def _shown(queries: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """[episodes, n_way, n_query, ...] -> the queries that are kept as pictures."""
+    return queries[:, :, :N_SHOWN_QUERIES]
+
+
+def _accuracy(frame: pd.DataFrame, tuned_on: str) -> pd.DataFrame:
+    test = at_chosen_rates(frame[frame["method"] != "pictures"], tuned_on)
+    return test[test["metric"] == "accuracy"]
+
+
+def _estimate(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, object]:
+    e = paired(one, other)
+    n = f"{e.n[0]} seeds x {e.n[1] * GROUP} episodes"
+    return {"mean": e.mean, "low": e.low, "high": e.high, "n": n, "text": e.text}
+
+
+def _row(job: Job, metric: str, value: float, task: int | str = "", step: int | str = "") -> dict[str, object]:
+    key = {"seed": job.seed} | job.variant._asdict() | {"learning_rate": job.learning_rate}
+    return key | {"task": task, "step": step, "metric": metric, "value": value}
+
+
+def _scores(jobs: Sequence[Job], scouted: dict[Scouting, Displacement], description: str) -> list[np.ndarray]:
+    with_start = []
+    for job in jobs:
+        first, *others = (scouted[s] for s in job.parameters.scoutings(job.seed, job.variant))
+        with_start.append((job, sum(others, start=first)))
+    return parallel(_run_job, with_start, jobs[0].parameters.workers, description)
+
+
+def _episodes(job: Job) -> list[Episode]:
+    """The same for every method and rate: differences between methods are paired."""
+    dataset, variant = load(job.parameters.dataset), job.variant
+    classes = split_classes(dataset, job.seed)[job.purpose]
+    return [
+        sample_episode(
+            dataset, classes, variant.n_way, variant.n_shot, job.parameters.n_query, rng(job.seed, job.purpose, i)
+        )
+        for i in range(job.n_episodes)
+    ]
+
+
+def _run_job(job_and_start: tuple[Job, Displacement]) -> np.ndarray:
+    """For every query of every episode [episodes, n_way * n_query] whether it is classified correctly."""
+    job, displacement = job_and_start
+    episodes = _episodes(job)
+    # Side by side as long as they are small: copies of a network save overhead, not arithmetic.
+    n_copies = max(1, COPIES // (job.variant.n_way * job.variant.n_shot))
+    scores = []
+    for i in range(0, len(episodes), n_copies):
+        some = episodes[i : i + n_copies]
+        see, model, optimizer = start(displacement, job.variant.method, job.learning_rate, len(some))
+        support, labels = labelled(torch.stack([episode.support for episode in some], 2))
+        fit(model, see(support), labels[:, None], optimizer, epochs=job.parameters.epochs, loss=stacked_cross_entropy)
+        queries, labels = labelled(torch.stack([episode.query for episode in some], 2))
+        scores.append(correct(model, see(queries), labels[:, None]))
+    return torch.cat(scores, 1).T.numpy()
+
+
+COPIES = 100

@@ -1,0 +1,25 @@
+"""Tidy results -> figures."""
+
+from gtl_core.plots.of_forgetting import (
+    forgetting,
+    forgetting_added,
+    forgetting_classes,
+    forgetting_conditions,
+    forgetting_rates,
+)
+from gtl_core.plots.of_method import method
+from gtl_core.plots.of_xor import xor, xor_map, xor_search
+from gtl_core.plots.style import save
+
+__all__ = [
+    "forgetting",
+    "forgetting_added",
+    "forgetting_classes",
+    "forgetting_conditions",
+    "forgetting_rates",
+    "method",
+    "save",
+    "xor",
+    "xor_map",
+    "xor_search",
+]

@@ -1,0 +1,89 @@
+"""What all figures share: one colour per method in the whole project, and `save`, the only writer of figures."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe-Ito colours: distinct for colour-blind readers.
+COLORS = {
+    "scratch": "#999999",
+    "frozen": "#009E73",
+    "plain": "#D55E00",
+    "guided": "#0072B2",
+    "guided_network": "#0072B2",
+    "guided_tensor": "#56B4E9",
+    "plain_restarts": "#E69F00",
+    "guided_restarts": "#56B4E9",
+    "control": "#999999",
+}
+LABELS = {
+    "scratch": "from scratch",
+    "frozen": "frozen (linear probe)",
+    "plain": "plain fine-tuning",
+    "guided": "guided",
+    "guided_network": "guided (network scope)",
+    "guided_tensor": "guided (tensor scope)",
+    "plain_restarts": "plain, with restarts",
+    "guided_restarts": "guided, with restarts",
+    "control": "control",
+}
+HEADS = {"random": "random head", "zero": "zero head"}
+TUNED_ON = {
+    "same": "one rate for all, tuned for plain at the start",
+    "first": "each rate tuned at the start",
+    "last": "each rate tuned at the end",
+}
+STYLE = {
+    **sns.axes_style("ticks"),
+    "figure.dpi": 100,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+class _Figure(Figure):
+    # Not pyplot's: a figure is a value, closed by nobody, that a notebook shows when it is a cell's last line.
+    def _repr_png_(self) -> bytes:
+        return _png(self, dpi=80)  # executed notebooks are committed, too
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG; equal results give equal bytes. Replaced in one go, like the results that it is drawn from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(_png(figure, dpi=150))
+    temporary.replace(path)
+
+
+def _png(figure: Figure, dpi: int) -> bytes:
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})  # no version, no date
+    return buffer.getvalue()
+
+
+def panels(rows: int, columns: int, size: tuple[float, float], **share: bool | str) -> tuple[Figure, np.ndarray]:
+    with mpl.rc_context(STYLE):
+        figure = _Figure(figsize=size, layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False, **share)
+
+
+def by_method(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    return [(m, frame[frame["method"] == m]) for m in COLORS if m in set(frame["method"])]
+
+
+def legend_below(figure: Figure, axis: Axes) -> None:
+    columns = max(1, int(figure.get_figwidth() / 2.5))  # an entry is at most that wide
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
