@@ -2,22 +2,36 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from gtl_core.experiments import EXPERIMENTS, ParameterError
-from gtl_core.experiments.forgetting import ForgettingParameters, follow, run, stream_of, verdicts
+from gtl_core.experiments.forgetting import (
+    Course,
+    ForgettingParameters,
+    Variant,
+    arrivals_of,
+    follow,
+    measures,
+    run,
+    verdicts,
+)
+from gtl_core.experiments.methods import network, start
 from gtl_core.experiments.preparation import Pretraining, Scouting, displacements, from_json
+from gtl_core.guide import Displacement
 from gtl_core.models import conv4, new_head
-from gtl_core.stacked import stack
+from gtl_core.stacked import stack, stacked_cross_entropy
 from gtl_core.tasks import rng
+from gtl_core.training import fit
 
 SMALL = dict(
     dataset="glyphs", seed=0, n_seeds=2, n_streams=2, n_tuning_streams=1, n_way=3, n_rounds=3, n_query=4,
-    first_epochs=3, epochs=2, learning_rates=[0.01, 0.1], heads=["zero", "random"], streams=["single", "per_class"],
-    channels=8, pretraining_epochs=1, n_scouts=2, scout_n_shot=3, scout_epochs=2, scout_learning_rate=0.1, results="",
-    prepared="", workers=1,
+    first_epochs=3, epochs=[2, 1], learning_rates=[0.01, 0.1], heads=["zero", "random"],
+    streams=["single", "shuffled", "per_class"], zero_points=["pretrained", "random"], channels=8,
+    pretraining_epochs=1, n_scouts=2, scout_n_shot=3, scout_epochs=2, scout_learning_rate=0.1, results="",
+    prepared="", workers=2,
 )  # fmt: skip
 
 
@@ -79,19 +93,42 @@ def test_equal_parameters_share_a_key_and_others_do_not():
 
 def test_notebooks_with_the_same_network_share_its_preparation():
     parameters = ForgettingParameters.parse(SMALL)
-    more_streams = ForgettingParameters.parse(SMALL | {"n_streams": 7, "epochs": 9})
+    more_streams = ForgettingParameters.parse(SMALL | {"n_streams": 7, "epochs": [9]})
     assert [p.key for p in parameters.preparations()] == [p.key for p in more_streams.preparations()]
-    one, other = parameters.preparations()[:2]  # the two heads of one seed
+    one, other, unlike = parameters.preparations()[:3]  # of one seed: two heads, and a random network
     assert one.key != other.key and one.needs() == other.needs()
+    assert one.pretraining.epochs == 1 and unlike.pretraining.epochs == 0
     assert not set(parameters.seeds()) & set(ForgettingParameters.parse(SMALL | {"seed": 1}).seeds())
 
 
+def in_order(stream):
+    support = torch.tensor([[0, 1, 2], [10, 11, 12]])[..., None]  # 2 classes, 3 drawers each, one stream
+    return [(x[:, 0].tolist(), y[:, 0].tolist()) for x, y in arrivals_of(support, stream, rng(0))]
+
+
 def test_streams_by_hand():
-    support = torch.tensor([[0, 1, 2], [10, 11, 12]])  # 2 classes, 3 drawers each
-    single = [(x.tolist(), y.tolist()) for x, y in stream_of(support, "single")]
-    assert single == [([0, 10], [0, 1]), ([1], [0]), ([11], [1]), ([2], [0]), ([12], [1])]
-    together = [(x.tolist(), y.tolist()) for x, y in stream_of(support, "per_class")]
-    assert together == [([0, 10], [0, 1]), ([1, 11], [0, 1]), ([2, 12], [0, 1])]
+    assert in_order("single") == [([0, 10], [0, 1]), ([1], [0]), ([11], [1]), ([2], [0]), ([12], [1])]
+    assert in_order("class_ordered") == [([0, 10], [0, 1]), ([1], [0]), ([2], [0]), ([11], [1]), ([12], [1])]
+    assert in_order("per_class") == [([0, 10], [0, 1]), ([1, 11], [0, 1]), ([2, 12], [0, 1])]
+    first, *others = in_order("shuffled")
+    assert first == ([0, 10], [0, 1]) and sorted(others) == [([1], [0]), ([2], [0]), ([11], [1]), ([12], [1])]
+
+
+def test_shuffled_streams_have_orders_of_their_own_and_labels_that_fit():
+    support = (torch.arange(4)[:, None, None] * 100 + torch.arange(6)[None, :, None]).expand(-1, -1, 3)
+    arrivals = list(arrivals_of(support, "shuffled", rng(0)))[1:]
+    inputs, labels = (torch.cat(parts) for parts in zip(*arrivals, strict=True))  # each [20, 3]
+    assert torch.equal(inputs // 100, labels)
+    assert all(sorted(inputs[:, s].tolist()) == sorted(support[:, 1:, s].flatten().tolist()) for s in range(3))
+    assert not torch.equal(inputs[:, 0], inputs[:, 1])
+
+
+def test_measures_of_forgetting_by_hand():
+    """Two classes, four steps. Class 0 had its last example at step 1, where it was at 0.9; class 1 at step 3."""
+    by_class = np.array([[[0.5, 0.5], [0.9, 0.2], [0.7, 0.4], [0.3, 0.8]]])
+    course = Course(by_class, taught=np.array([[1, 3]]), seen=np.array([2, 3, 4, 5]))
+    assert course.measures()["backward_transfer"] == pytest.approx((0.3 - 0.9 + 0.0) / 2)
+    assert course.measures()["forgetting"] == pytest.approx((0.9 - 0.3 + 0.0) / 2)
 
 
 def test_following_a_stream_takes_the_epochs_it_says():
@@ -99,8 +136,8 @@ def test_following_a_stream_takes_the_epochs_it_says():
     taken = []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     optimizer.register_step_post_hook(lambda *_: taken.append(1))
-    examples = [(torch.ones(1, 3, 2), torch.tensor([0]))] * 3
-    after = [len(taken) for _ in follow(model, optimizer, iter(examples), first_epochs=7, epochs=2)]
+    arrivals = [(torch.ones(1, 3, 2), torch.tensor([[0]]))] * 3
+    after = [len(taken) for _ in follow(model, optimizer, arrivals, first_epochs=7, epochs=2)]
     assert after == [7, 9, 11]
 
 
@@ -122,32 +159,57 @@ def small():
 def test_the_experiment_is_complete_and_paired(small):
     test = small[small["metric"] == "accuracy"]
     assert set(test["method"]) == {"scratch", "frozen", "plain", "guided_tensor", "guided_network"}
-    assert set(test[test["stream"] == "single"]["step"]) == {3, 6, 12}  # 1, 2 and 4 examples of 3 classes
+    assert set(test["step"]) == {3, 12}  # the first example of 3 classes, and the end
+    conditions = small[["zero_point", "head", "stream", "epochs"]].drop_duplicates().values.tolist()
+    base = ["pretrained", "zero", "single", 2]
+    assert conditions[:2] == [base, ["pretrained", "random", "single", 2]] and len(conditions) == 6
+    assert all(sum(a != b for a, b in zip(other, base, strict=True)) == 1 for other in conditions[1:])
     means = small[(small["metric"] == "accuracy_mean") & (small["stream"] == "single")]
-    assert sorted(set(means["step"])) == list(range(3, 13))
+    assert sorted(set(means["step"])) == [3, 6, 9, 12]
+    classes = small[(small["metric"] == "class_2") & (small["stream"] == "shuffled")]
+    assert sorted(set(classes["step"])) == list(range(3, 13))
     tuning = small[small["metric"].str.startswith("validation")]
     # The same budget for every method: each rate on each seed.
-    assert set(tuning.groupby(["metric", "stream", "head", "method"]).size()) == {4}
+    assert set(tuning.groupby(["metric", *Variant._fields]).size()) == {4}
     table = verdicts(small)
-    assert ((table["low"] <= table["mean"]) & (table["mean"] <= table["high"])).all()
+    assert ((table["low"] <= table["mean"] + 1e-9) & (table["mean"] <= table["high"] + 1e-9)).all()
     assert set(table["n"]) == {"2 seeds x 2 tasks"}
+    nothing_to_forget = measures(small, "same").set_index("stream").loc["per_class", "backward_transfer"]
+    assert set(nothing_to_forget) == {"0.000 [0.000, 0.000]"}
+
+
+def test_frozen_features_computed_once_are_those_of_a_frozen_body():
+    displacement = Displacement(conv4(3, 8, generator=rng(0)))
+    images, labels = torch.rand(6, 2, 1, 28, 28, generator=rng(1)), torch.arange(6)[:, None] % 3
+    see, model, optimizer = start(displacement, "frozen", 0.1, 2)
+    fit(model, see(images), labels, optimizer, epochs=5, loss=stacked_cross_entropy)
+    whole = network(displacement)
+    whole.body.requires_grad_(False)
+    fit(whole, images[:, 1], labels[:, 0], torch.optim.SGD(whole.parameters(), lr=0.1), epochs=5)
+    torch.testing.assert_close(model(see(images))[:, 1], whole(images[:, 1]), rtol=1e-4, atol=1e-5)
 
 
 def test_the_experiment_does_not_depend_on_the_number_of_workers(small):
-    again = run(ForgettingParameters.parse(SMALL | {"workers": 2}))
-    assert again.equals(small)
+    only = {"streams": ["single"], "heads": ["zero"], "epochs": [2], "zero_points": ["pretrained"]}
+    alone = run(ForgettingParameters.parse(SMALL | only | {"workers": 1}))
+    same = small.merge(alone[list(Variant._fields)].drop_duplicates())
+    assert (
+        same.sort_values(list(same)).reset_index(drop=True).equals(alone.sort_values(list(same)).reset_index(drop=True))
+    )
 
 
 def test_another_seed_changes_the_numbers(small):
-    other = run(ForgettingParameters.parse(SMALL | {"seed": 1, "streams": ["single"], "heads": ["zero"]}))
-    ours = small[(small["stream"] == "single") & (small["head"] == "zero") & (small["metric"] == "accuracy")]
+    only = {"streams": ["single"], "heads": ["zero"], "epochs": [2], "zero_points": ["pretrained"]}
+    other = run(ForgettingParameters.parse(SMALL | only | {"seed": 1}))
+    base = (small["stream"] == "single") & (small["epochs"] == 2) & (small["zero_point"] == "pretrained")
+    ours = small[base & (small["head"] == "zero") & (small["metric"] == "accuracy")]
     theirs = other[other["metric"] == "accuracy"]
     assert set(ours["seed"]) == {0, 1} and set(theirs["seed"]) == {1000, 1001}
     assert ours["value"].mean() != theirs["value"].mean()
 
 
 def test_prepared_files_are_used_and_missing_ones_are_named(tmp_path):
-    parameters = ForgettingParameters.parse(SMALL | {"n_seeds": 1, "heads": ["zero"]})
+    parameters = ForgettingParameters.parse(SMALL | {"n_seeds": 1, "heads": ["zero"], "zero_points": ["pretrained"]})
     scoutings = parameters.preparations()
     with pytest.raises(ParameterError, match="1 of 1 displacements for these parameters are not there"):
         displacements(scoutings, str(tmp_path), 1)

@@ -74,10 +74,22 @@ def test_rates_are_chosen_on_validation_rows_only():
         ("accuracy", 0.1, 0, 0.4), ("accuracy", 0.3, 0, 1.0),
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=["metric", "learning_rate", "seed", "value"])
-    frame = frame.assign(head="zero", stream="single", method="plain")
-    assert choose_rates(frame, "last") == {("zero", "single", "plain"): 0.1}
-    assert choose_rates(frame, "first") == {("zero", "single", "plain"): 0.1}
+    frame = frame.assign(head="zero", method="plain")
+    assert choose_rates(frame, "last") == {("zero", "plain"): 0.1}
+    assert choose_rates(frame, "first") == {("zero", "plain"): 0.1}
     assert at_chosen_rates(frame, "last")["value"].tolist() == [0.4]
+
+
+def test_the_same_rate_is_that_of_plain_fine_tuning_or_of_training_from_scratch_under_the_same_condition():
+    best = {("zero", "plain"): 0.1, ("zero", "guided"): 0.3, ("none", "scratch"): 0.3, ("none", "guided"): 0.1}
+    rows = [(*v, r, "validation_first", 0, float(r == best[v])) for v in best for r in (0.1, 0.3)]
+    frame = pd.DataFrame(rows, columns=["head", "method", "learning_rate", "metric", "seed", "value"])
+    assert choose_rates(frame, "first") == best
+    same = choose_rates(frame, "same")
+    assert (same["zero", "guided"], same["none", "guided"]) == (0.1, 0.3)
+    more_scouts = frame[frame["method"] == "guided"].assign(n_scouts=9)
+    same = choose_rates(pd.concat([frame.assign(n_scouts=1), more_scouts]), "same")
+    assert same["zero", "guided", 9] == 0.1
 
 
 def test_records_round_trip_and_are_tidy(tmp_path):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gtl_core import plots
 from gtl_core.experiments.forgetting import ForgettingParameters
 from gtl_core.experiments.method import MethodParameters
+from gtl_core.experiments.one_shot import OneShotParameters
 from gtl_core.experiments.parameters import ParameterError, Parameters
 from gtl_core.experiments.xor import XorParameters
 
@@ -31,6 +32,17 @@ class Experiment:
 
 _ALL = (
     Experiment("method", "00_method", MethodParameters, {"method": plots.method}),
+    Experiment(
+        "one_shot",
+        "01_one_shot",
+        OneShotParameters,
+        {
+            "one_shot": plots.one_shot,
+            "one_shot_examples": plots.one_shot_examples,
+            "one_shot_rates": plots.one_shot_rates,
+            "one_shot_saturation": plots.one_shot_saturation,
+        },
+    ),
     Experiment(
         "xor",
         "02_xor",

@@ -62,20 +62,19 @@ class ForgettingParameters(ImageParameters):
         return self
 
     def preparations(self) -> list[Scouting]:
-        return [
-            self.scouting(seed, zero_point, head, self.n_way)
-            for seed, zero_point, head in product(self.seeds(), self.zero_points, self.heads)
-        ]
+        starts = dict.fromkeys((variant.zero_point, variant.head) for variant in self.variants())
+        return [self.scouting(seed, *point, self.n_way) for seed, point in product(self.seeds(), starts)]
 
     def variants(self) -> list[Variant]:
-        """The first zero point, stream and number of epochs together, then each other one in its place; all heads."""
+        """The first zero point, stream and number of epochs with every head; then each other one of these in its place,
+        with the first head."""
         base = (self.zero_points[0], self.streams[0], self.epochs[0])
-        conditions = [base]
+        conditions = [(base, head) for head in self.heads]
         for i, values in enumerate((self.zero_points, self.streams, self.epochs)):
-            conditions += [(*base[:i], value, *base[i + 1 :]) for value in values[1:]]
+            conditions += [((*base[:i], value, *base[i + 1 :]), self.heads[0]) for value in values[1:]]
         return [
             Variant(zero_point, head, stream, epochs, method)
-            for (zero_point, stream, epochs), head in product(conditions, self.heads)
+            for (zero_point, stream, epochs), head in conditions
             for method in METHODS[zero_point]
         ]
 

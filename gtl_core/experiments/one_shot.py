@@ -225,7 +225,7 @@ def octaves(frame: pd.DataFrame, within: float = 0.02) -> pd.DataFrame:
     """How wide a range of learning rates works: octaves around the best rate in which accuracy stays ``within`` of it.
 
     From the tuning episodes, whose accuracy is interpolated between rates. One row per variant: ``low`` and ``high``
-    end of the range, ``octaves``, and ``open`` if it reaches a rate beyond which none was tried (it is then at least so wide).
+    end of the range, ``octaves``, and ``open`` if no rate beyond it was tried (it is then at least so wide).
     """
     tuning = frame[frame["metric"] == "validation_first"]
     rows = []

@@ -8,6 +8,7 @@ from gtl_core.plots.of_forgetting import (
     forgetting_rates,
 )
 from gtl_core.plots.of_method import method
+from gtl_core.plots.of_one_shot import one_shot, one_shot_examples, one_shot_rates, one_shot_saturation
 from gtl_core.plots.of_xor import xor, xor_map, xor_search
 from gtl_core.plots.style import save
 
@@ -18,6 +19,10 @@ __all__ = [
     "forgetting_conditions",
     "forgetting_rates",
     "method",
+    "one_shot",
+    "one_shot_examples",
+    "one_shot_rates",
+    "one_shot_saturation",
     "save",
     "xor",
     "xor_map",

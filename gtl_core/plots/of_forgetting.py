@@ -40,7 +40,7 @@ def forgetting(frame: pd.DataFrame) -> Figure:
             for head, axis in zip(heads, row, strict=True):
                 _curves(axis, test[test["head"] == head])
                 axis.set_title(f"{HEADS[head]}: {TUNED_ON[tuned_on]}", fontsize=9)
-        legend_below(figure, axes[0, 0])
+        legend_below(figure)
     return figure
 
 
@@ -78,7 +78,7 @@ def forgetting_conditions(frame: pd.DataFrame) -> Figure:
             for axis, (title, values) in zip(row, conditions.items(), strict=False):
                 _curves(axis, _condition(test, **({"stream": base["stream"], "epochs": base["epochs"]} | values)))
                 axis.set_title(f"{title}\n{TUNED_ON_SHORT[tuned_on]}", fontsize=9)
-        legend_below(figure, axes[0, 0])
+        legend_below(figure)
     return figure
 
 
@@ -145,5 +145,5 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
                 axis.set(title=f"{HEADS[head]}: {VALIDATED[tuned_on]}", xscale="log", ylim=(0, 100))
                 axis.set(xlabel="learning rate", ylabel="validation accuracy (%)")
                 axis.label_outer()
-        legend_below(figure, axes[0, 0])
+        legend_below(figure)
     return figure

@@ -40,7 +40,7 @@ def xor(frame: pd.DataFrame) -> Figure:
             testing.set(xscale="log", xlabel="steps, scouting included")
         axes[0, 0].set_ylabel("tuning inits solved (%)")
         axes[1, 0].set_ylabel("test inits solved so far (%)")
-        legend_below(figure, axes[0, 0])
+        legend_below(figure)
     return figure
 
 
@@ -70,7 +70,7 @@ def xor_search(frame: pd.DataFrame) -> Figure:
             axis.set(title=network, xlim=(-3, 103), xlabel="tuning inits solved (%)", ylim=(-1, len(order)))
             axis.grid(axis="y", color="#EEEEEE")
         axes[0, 0].set_yticks(range(len(order)), order, fontsize=7)
-        legend_below(figure, axes[0, 0])
+        legend_below(figure)
     return figure
 
 

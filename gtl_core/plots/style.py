@@ -9,7 +9,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe-Ito colours: distinct for colour-blind readers.
@@ -84,6 +83,12 @@ def by_method(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(m, frame[frame["method"] == m]) for m in COLORS if m in set(frame["method"])]
 
 
-def legend_below(figure: Figure, axis: Axes) -> None:
-    columns = max(1, int(figure.get_figwidth() / 2.5))  # an entry is at most that wide
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+def legend_below(figure: Figure) -> None:
+    """One legend for all panels: each label once, in the order of `LABELS`."""
+    entries = {}
+    for axis in figure.axes:
+        entries |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    known = list(LABELS.values())
+    order = sorted(entries, key=lambda label: known.index(label) if label in known else len(known))
+    columns = min(len(order), max(1, int(figure.get_figwidth() / 2.2)))  # an entry is at most that wide
+    figure.legend([entries[label] for label in order], order, loc="outside lower center", ncols=columns)
