@@ -23,7 +23,7 @@ from gtl_core.experiments.one_shot import (
 
 SMALL = dict(
     dataset="glyphs", seed=0, n_seeds=2, n_episodes=10, n_tuning_episodes=2, tasks=["3-way 1-shot", "4-way 2-shot"],
-    n_query=4, epochs=3, learning_rates=[0.01, 0.1], heads=["random", "zero"], zero_points=["pretrained", "random"],
+    n_query=4, epochs=3, learning_rates=[0.01, 0.1], heads=["random", "zero"],
     channels=8, pretraining_epochs=1, n_scouts=2, scout_n_shot=3, scout_epochs=2, scout_learning_rate=0.1,
     saturation_scouts=[1, 4], saturation_n_shots=[1], results="", prepared="", workers=2,
 )  # fmt: skip
@@ -100,7 +100,7 @@ def test_the_experiment_is_complete_and_paired(small):
     table = verdicts(small)
     assert set(table["task"]) == {str(Task(3, 1)), str(Task(4, 2))}
     assert set(table["n"]) == {f"2 seeds x {GROUP} episodes"}
-    assert len(table) == 2 * 3 * 2 * 3  # ways to tune, starts, tasks, rivals
+    assert len(table) == 2 * (2 * 2 + 1) * 3  # ways to tune, heads and tasks and without pretraining, rivals
     numbers = saturation(small).groupby(["tuned_on", "what"])["number"].apply(list)
     assert numbers["first", "n_scouts"] == [1, 2, 4] and numbers["same", "scout_n_shot"] == [1, 3]
     assert pictures(small, "support", 0).shape == (3, 1, 28, 28) and pictures(small, "query", 1).any()
@@ -108,7 +108,7 @@ def test_the_experiment_is_complete_and_paired(small):
 
 
 def test_the_experiment_does_not_depend_on_the_number_of_workers(small):
-    only = {"tasks": SMALL["tasks"][:1], "heads": ["random"], "zero_points": ["pretrained"]}
+    only = {"tasks": SMALL["tasks"][:1], "heads": ["random"]}
     alone = run(OneShotParameters.parse(SMALL | only | {"workers": 1}))
     same = small.merge(alone[list(Variant._fields)].drop_duplicates())
     assert (

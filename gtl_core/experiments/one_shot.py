@@ -68,11 +68,10 @@ class OneShotParameters(ImageParameters):
     n_tuning_episodes: Count
     n_query: Annotated[int, Field(ge=N_SHOWN_QUERIES)]
     epochs: Count
-    zero_points: tuple[ZeroPoint, ...] = Field(min_length=1)
     saturation_scouts: tuple[Count, ...]
     saturation_n_shots: tuple[Annotated[int, Field(ge=1, le=N_DRAWERS)], ...]
 
-    @field_validator("tasks", "zero_points", "saturation_n_shots")
+    @field_validator("tasks", "saturation_n_shots")
     @classmethod
     def _distinct_too(cls, values: tuple) -> tuple:
         return distinct(values)
@@ -97,14 +96,13 @@ class OneShotParameters(ImageParameters):
         return self
 
     def variants(self) -> list[Variant]:
-        """Every method under every condition; then, for the first condition, the other numbers of scouts and images.
-
-        A random network's head is as random as the rest of it: other heads are put on pretrained networks only.
-        """
+        """Every method for every task and head, and without pretraining for the first task (a random network's head is
+        as random as the rest of it); then, for the first condition, the other numbers of scouts and images."""
+        pretrained = product(["pretrained"], self.heads, self.tasks)
+        random = [("random", "random", self.tasks[0])]
         variants = [
             Variant(zero_point, head, *Task.parse(task), method, self.n_scouts, self.scout_n_shot)
-            for zero_point, task in product(self.zero_points, self.tasks)
-            for head in (self.heads if zero_point == "pretrained" else ("random",))
+            for zero_point, head, task in (*pretrained, *random)
             for method in METHODS[zero_point]
         ]
         base = next(v for v in variants if v.method == "guided_network")

@@ -107,7 +107,7 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
             flat = at_chosen_rates(others, tuned_on)
             flat = flat[flat["metric"] == "accuracy"]
             for axis, (what, label) in zip(row, SATURATION.items(), strict=True):
-                test = at_chosen_rates(along(frame, what), "first") if tuned_on == "first" else _same(frame, what)
+                test = along(at_chosen_rates(frame, tuned_on), what)
                 test = test[test["metric"] == "accuracy"]
                 estimates = {n: bootstrap(100 * by_seed_and_task(of)) for n, of in test.groupby(what)}
                 low, mean, high = ([getattr(e, part) for e in estimates.values()] for part in ("low", "mean", "high"))
@@ -126,12 +126,6 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
 
 
 SATURATION = {"n_scouts": "number of scouts", "scout_n_shot": "images per class that a scout sees"}
-
-
-def _same(frame: pd.DataFrame, what: str) -> pd.DataFrame:
-    from gtl_core.experiments.one_shot import along
-
-    return along(at_chosen_rates(frame, "same"), what)
 
 
 def one_shot_rates(frame: pd.DataFrame) -> Figure:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from PIL import Image
 
 # Okabe-Ito colours: distinct for colour-blind readers.
 COLORS = {
@@ -55,7 +56,10 @@ STYLE = {
 class _Figure(Figure):
     # Not pyplot's: a figure is a value, closed by nobody, that a notebook shows when it is a cell's last line.
     def _repr_png_(self) -> bytes:
-        return _png(self, dpi=80)  # executed notebooks are committed, too
+        # Small, since executed notebooks are committed, too: 256 colours take a third of the space.
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(_png(self, dpi=80))).convert("RGB").quantize(256).save(buffer, "PNG", optimize=True)
+        return buffer.getvalue()
 
 
 def save(figure: Figure, path: Path) -> None:
