@@ -118,7 +118,7 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
                     value = 100 * flat.loc[flat["method"] == m, "value"].mean()
                     axis.axhline(value, color=COLORS[m], linewidth=1.2, linestyle="--", label=LABELS[m])
                 axis.set_xscale("log", base=2)
-                axis.xaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+                axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%d"))
                 axis.set(xlabel=label, ylabel="accuracy (%)", title=f"{TITLES[tuned_on]}")
                 axis.label_outer()
         legend_below(figure)
