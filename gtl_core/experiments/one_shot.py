@@ -28,6 +28,7 @@ TUNED_ON = ("first", "same")
 GROUP = 10  # episodes of which the mean is one row of the results
 N_SHOWN = 2  # episodes, and queries per class of each, that are kept as pictures
 N_SHOWN_QUERIES = 3
+SIDE_BY_SIDE = 40  # support images of episodes trained together: copies save overhead, not arithmetic, see `stack`
 
 
 class Task(NamedTuple):
@@ -303,8 +304,7 @@ def _run_job(job_and_start: tuple[Job, Displacement]) -> np.ndarray:
     """For every query of every episode [episodes, n_way * n_query] whether it is classified correctly."""
     job, displacement = job_and_start
     episodes = _episodes(job)
-    # Side by side as long as they are small: copies of a network save overhead, not arithmetic.
-    n_copies = max(1, COPIES // (job.variant.n_way * job.variant.n_shot))
+    n_copies = max(1, SIDE_BY_SIDE // (job.variant.n_way * job.variant.n_shot))
     scores = []
     for i in range(0, len(episodes), n_copies):
         some = episodes[i : i + n_copies]
@@ -314,6 +314,3 @@ def _run_job(job_and_start: tuple[Job, Displacement]) -> np.ndarray:
         queries, labels = labelled(torch.stack([episode.query for episode in some], 2))
         scores.append(correct(model, see(queries), labels[:, None]))
     return torch.cat(scores, 1).T.numpy()
-
-
-COPIES = 100
