@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Executor
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
 
 import loky
 import torch
+from loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
+
+DASK_TIMEOUT = 10  # seconds within which a cluster must answer
+
+
+class WorkerError(RuntimeError):
+    """The processes that should do the work cannot be had, or are gone: why, in one line."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"WorkerError: {self}"]  # what Jupyter shows
 
 
 def single_thread() -> None:
@@ -26,21 +41,85 @@ def single_thread() -> None:
         libc.mallopt(m_trim_threshold, 1 << 30)
 
 
-def die_with_parent() -> None:
-    """Have this process killed when its parent dies, so that a killed batch leaves nothing running (Linux only)."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+def parallel(
+    function: Callable, jobs: Sequence, workers: int, description: str, dask_scheduler: str = ""
+) -> list:
+    """``[function(job) for job in jobs]`` over ``workers`` processes (0: one per core), with a progress bar.
 
-
-def parallel(function: Callable, jobs: Sequence, workers: int, description: str) -> list:
-    """``[function(job) for job in jobs]`` over ``workers`` processes (0: one per core), with a progress bar."""
+    dask_scheduler: address of a Dask cluster that does the work instead; its size is then the number of workers. The
+    results are the same wherever they are made. A job goes to whoever is free; function, jobs and results must be
+    picklable. Dask runs the jobs of a lost worker again; without it, a killed worker is a `WorkerError`. So is a
+    cluster that cannot be reached. Whatever ends the call early, Ctrl-C included, ends the workers of this machine.
+    """
     single_thread()  # the results must be the same wherever the jobs run
+    if dask_scheduler:
+        with cluster(dask_scheduler) as executor:
+            return _send(executor, partial(_on_cluster, function, _code()), jobs, description)
     workers = min(workers or loky.cpu_count(), len(jobs))
     if workers <= 1:
         return list(_watched(map(function, jobs), jobs, description))
-    executor = loky.get_reusable_executor(workers, initializer=_start_worker)
-    return list(_watched(executor.map(function, jobs), jobs, description))
+    executor = loky.get_reusable_executor(workers, initializer=_start_worker, initargs=(os.getpid(),))
+    try:
+        return _send(executor, function, jobs, description)
+    except BaseException as error:  # nobody waits for the other jobs any more, which could take hours
+        executor.shutdown(kill_workers=True)
+        if isinstance(error, TerminatedWorkerError):
+            raise WorkerError("a worker process was killed (out of memory?)") from None
+        raise
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[Executor]:
+    """An executor whose workers are those of the Dask scheduler at ``address`` (``tcp://host:8786``).
+
+    Raises WorkerError if no cluster answers there, or if its scheduler goes away. `parallel` sees to it that workers
+    have one thread; for other uses start them with ``--nthreads 1``, which makes Dask's nanny do the same.
+    """
+    try:
+        from distributed import Client
+    except ImportError:
+        raise WorkerError("dask_scheduler needs Dask: pip install -c requirements.lock -e '.[cluster]'") from None
+
+    class PunctualClient(Client):
+        def start(self, **kwargs) -> None:  # its own timeout does not cover a peer that accepts and is silent
+            super().start(callback_timeout=DASK_TIMEOUT, **kwargs)
+
+    try:
+        client = PunctualClient(address, timeout=DASK_TIMEOUT, set_as_default=False)
+    except Exception as error:  # of any kind, if something other than Dask answers
+        raise WorkerError(f"dask_scheduler = {address!r}: no Dask scheduler answers ({error})") from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=DASK_TIMEOUT)
+        except TimeoutError:
+            raise WorkerError(f"dask_scheduler = {address!r}: no worker has joined it") from None
+        try:
+            yield client.get_executor(pure=False)
+        except CancelledError:
+            raise WorkerError(f"dask_scheduler = {address!r}: lost in the middle of the work; run it again") from None
+
+
+def _send(executor: Executor, function: Callable, jobs: Sequence, description: str) -> list:
+    # Not `executor.map`: left early, it cancels its futures, over which loky stumbles before it has killed its workers.
+    futures = [executor.submit(function, job) for job in jobs]
+    return list(_watched((future.result() for future in futures), jobs, description))
+
+
+def _on_cluster(function: Callable, code: str, job):
+    if _code() != code:
+        raise WorkerError("the Dask workers have loaded another gtl_core or torch than is here: start them again")
+    single_thread()
+    return function(job)
+
+
+@cache
+def _code() -> str:
+    """Digest of what this process computes with. Workers live long and would go on with the code of yesterday."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    package = Path(__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _watched(results: Iterable, jobs: Sequence, description: str) -> Iterable:
@@ -48,7 +127,11 @@ def _watched(results: Iterable, jobs: Sequence, description: str) -> Iterable:
     return tqdm(results, description, total=len(jobs), leave=False, disable=quiet)
 
 
-def _start_worker() -> None:
+def _start_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for the workers, and ends them
-    die_with_parent()
+    if sys.platform == "linux":  # a killed batch leaves nothing running
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed while this process started
+        os._exit(1)
     single_thread()

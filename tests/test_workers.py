@@ -1,0 +1,134 @@
+"""Work spread over processes: the same results from any number of them, and nothing left behind however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from gtl_core.workers import WorkerError, parallel
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def draw(seed):
+    """Depends on the last bit of a product, which depends on the number of threads."""
+    matrix = torch.randn(300, 300, generator=torch.Generator().manual_seed(seed))
+    return torch.get_num_threads(), (matrix @ matrix).sum().item()
+
+
+def first_waits_for_last(folder, n, job):
+    if job == 0:
+        wait_for(folder / "last")
+    if job == n - 1:
+        (folder / "last").touch()
+    return os.getpid()
+
+
+def end(how, job):
+    if job != 2:
+        return time.sleep(60)
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise ValueError("no such rate")
+
+
+def linger(folder, job):
+    (folder / str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def wait_for(path, n=1):
+    """A file, or ``n`` files in a folder."""
+    until = time.monotonic() + 30
+    while not path.exists() or (path.is_dir() and len(list(path.iterdir())) < n):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def workers_of(pid: int) -> list[int]:
+    """Its loky workers that still run, orphans included: they keep the session that it started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
+            command = (path / "cmdline").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(session) == pid and state != "Z" and "popen_loky" in command:
+            found.append(int(path.name))
+    return found
+
+
+def gone(pid: int) -> bool:
+    until = time.monotonic() + 10
+    while workers_of(pid) and time.monotonic() < until:
+        time.sleep(0.02)
+    return not workers_of(pid)
+
+
+def test_results_do_not_depend_on_the_number_of_workers():
+    one, two = (parallel(draw, range(7), n, "draw") for n in (1, 2))
+    assert one == two
+    assert {threads for threads, _ in one} == {1}
+
+
+def test_jobs_go_to_whoever_is_free(tmp_path):
+    """With jobs dealt beforehand, those behind the first would wait for it, and it for them."""
+    n = 9
+    pids = parallel(partial(first_waits_for_last, tmp_path, n), range(n), 2, "deal")
+    assert set(pids[1:]) - {pids[0]} == {pids[-1]} and os.getpid() not in pids
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "said"),
+    [
+        ("killed", WorkerError, r"a worker process was killed \(out of memory\?\)"),
+        ("failed", ValueError, "no such rate"),
+    ],
+)
+def test_a_lost_job_ends_the_others_and_the_next_call_works(how, error, said):
+    others = os.getsid(0)
+    before = set(workers_of(others))
+    begin = time.monotonic()
+    with pytest.raises(error, match=f"^{said}$"):
+        parallel(partial(end, how), [2, 0, 1], 2, "end")
+    assert time.monotonic() - begin < 30, "the others would take a minute"
+    assert not set(workers_of(others)) - before
+    assert parallel(draw, range(2), 2, "again") == parallel(draw, range(2), 1, "again")
+
+
+START = "import sys; from pathlib import Path; from functools import partial; import test_workers as t; "
+START += "t.parallel(partial(t.linger, Path(sys.argv[1])), range(9), 2, 'linger')"
+
+
+@pytest.mark.parametrize("how", ["interrupted", "killed", "killed while workers start"])
+def test_nothing_is_left_of_an_ended_process(tmp_path, how):
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "TQDM_DISABLE": "1"}
+    command = [sys.executable, "-c", START, tmp_path]
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        if how.endswith("start"):
+            while len(workers_of(process.pid)) < 2:
+                assert process.poll() is None, process.communicate()
+        else:
+            wait_for(tmp_path, 2)
+        if how == "interrupted":
+            os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
+        else:
+            process.kill()
+        output, _ = process.communicate(timeout=30)  # returns when nothing holds its output any more
+        assert gone(process.pid)
+        if how == "interrupted":
+            assert output.strip().endswith("KeyboardInterrupt") and output.count("Traceback") == 1, output
+    finally:
+        process.kill()
+        for pid in workers_of(process.pid):
+            os.kill(pid, signal.SIGKILL)
