@@ -10,14 +10,18 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 # Named after what was installed and where: a changed lock or a moved checkout installs again, and so does a killed install.
 STAMP := $(VENV)/installed-$(shell (cat requirements.lock pyproject.toml; pwd) | cksum | cut -d' ' -f1)
+CLUSTER := $(STAMP)-cluster
 
-.PHONY: run test lint figures lab bench lock clean help
+.PHONY: run test test-slurm lint figures lab bench lock clean help
 
-run: $(STAMP) ## run the experiments of PROFILE=quick (or paper) on CORES (all)
+run: $(if $(SNAKEMAKE_PROFILE),$(CLUSTER),$(STAMP)) ## run the experiments of PROFILE=quick (or paper) on CORES (all)
 	@$(PY) workflow/launch.py $(PROFILE) $(if $(CORES),--cores $(CORES))
 
 test: $(STAMP) ## run the tests
 	@$(PY) -m pytest
+
+test-slurm: $(CLUSTER) ## run the quick profile through a Slurm of two nodes on this machine (root; slurm-wlm, munge)
+	@$(PY) tests/slurm/run.py
 
 lint: $(STAMP) ## check style and format of code and notebooks
 	@$(PY) -m ruff check .
@@ -33,7 +37,7 @@ bench: $(STAMP) ## speed and memory against plain PyTorch
 	@$(PY) -m benchmarks.guided_step
 
 lock: ## resolve pyproject.toml anew into requirements.lock
-	@$(PYTHON) -m pip install -qq --dry-run --ignore-installed --report .lock.json -e ".[notebooks,test]"
+	@$(PYTHON) -m pip install -qq --dry-run --ignore-installed --report .lock.json -e ".[notebooks,test,cluster]"
 	@$(PYTHON) -c 'import json; \
 	packages = (i["metadata"] for i in json.load(open(".lock.json"))["install"] if not i.get("is_direct")); \
 	pins = sorted("{}=={}".format(p["name"].lower(), p["version"].split("+")[0]) for p in packages); \
@@ -46,7 +50,7 @@ clean: ## remove results (but not the committed ones) and caches; keep .venv and
 	@rm -rf results/*/prepared results/*/logs .snakemake .pytest_cache .ruff_cache build *.egg-info
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
 $(STAMP):
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3"; exit 1; }
@@ -55,4 +59,8 @@ $(STAMP):
 	@rm -f $(VENV)/installed-*
 	@$(PY) -m pip install -qq --upgrade pip
 	@$(PY) -m pip install -qq -c requirements.lock -e ".[notebooks,test]"
+	@touch $@
+
+$(CLUSTER): $(STAMP)
+	@$(PY) -m pip install -qq -c requirements.lock -e ".[cluster]"
 	@touch $@

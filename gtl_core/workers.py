@@ -41,9 +41,7 @@ def single_thread() -> None:
         libc.mallopt(m_trim_threshold, 1 << 30)
 
 
-def parallel(
-    function: Callable, jobs: Sequence, workers: int, description: str, dask_scheduler: str = ""
-) -> list:
+def parallel(function: Callable, jobs: Sequence, workers: int, description: str, dask_scheduler: str = "") -> list:
     """``[function(job) for job in jobs]`` over ``workers`` processes (0: one per core), with a progress bar.
 
     dask_scheduler: address of a Dask cluster that does the work instead; its size is then the number of workers. The

@@ -57,8 +57,14 @@ def test_the_lock_is_complete_and_lean():
             needed = Requirement(text)
             if needed.marker is None or needed.marker.evaluate({"extra": ""}):
                 assert canonicalize_name(needed.name) in pinned, f"{pin} needs {needed}"
-    heavy = {"pyarrow", "dask", "distributed", "sphinx", "snakemake-executor-plugin-slurm"}
-    assert not heavy & set(pinned)
+    assert not {"pyarrow", "sphinx"} & set(pinned)
+
+
+def test_slurm_is_not_installed_by_default_and_dask_only_for_tests():
+    extras = PROJECT["optional-dependencies"]
+    named = {extra: {canonicalize_name(Requirement(text).name) for text in texts} for extra, texts in extras.items()}
+    assert not {"dask", "distributed"} & named["notebooks"]
+    assert all("snakemake-executor-plugin-slurm" not in names for extra, names in named.items() if extra != "cluster")
 
 
 def test_torch_is_pinned_to_a_minor_version():

@@ -9,12 +9,13 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the package beside this folder, wherever this was started from
 
+WHERE = ("workers", "dask_scheduler")  # parameters on which no result depends
 INJECTED = ("results", "prepared", "workers")  # parameters that the batch sets, not the profile
 
 steps_ran = False  # set by the Snakefile once there is something to do; read by the launcher
@@ -92,8 +93,13 @@ def defaults(notebook: str) -> dict[str, object]:
 
 
 def canonical(parameters) -> str:
-    """The same JSON for the same values. Without ``workers``: how many cores there are must not rerun anything."""
-    return json.dumps(parameters.model_dump(mode="json", exclude={"workers"}), sort_keys=True)
+    """The same JSON for the same values. Without ``WHERE``: who does the work must not rerun anything."""
+    return json.dumps(parameters.model_dump(mode="json", exclude=set(WHERE)), sort_keys=True)
+
+
+def where(parameters) -> Callable[..., str]:
+    """JSON of the rest: for ``params:``, which does not record functions of ``threads``."""
+    return lambda wildcards, threads: json.dumps({"workers": threads, "dask_scheduler": parameters.dask_scheduler})
 
 
 def uses(*starts: str) -> list[str]:

@@ -24,12 +24,12 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="where to publish it, without anything that differs between runs")
     parser.add_argument("--partial", type=Path, required=True, help="where to execute it; stays as it is on failure")
     parser.add_argument("--parameters", type=json.loads, default={}, help="JSON object")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--where", type=json.loads, default={"workers": 1}, help="those on which no result depends")
     args = parser.parse_args()
     name, begin = args.notebook.stem, time.monotonic()
     print(f"{name}: started", flush=True)
     try:
-        executed = execute(args.notebook, args.partial, args.parameters | {"workers": args.workers})
+        executed = execute(args.notebook, args.partial, args.parameters | args.where)
         publish(executed, args.output)
     except NotebookError as error:
         sys.exit(f"{name}: failed: {error}\n{name}: read {args.partial}")
@@ -107,6 +107,8 @@ def publish(notebook, output: Path) -> None:
         cell.metadata.pop("execution", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.id = "injected-parameters"
+            lines = cell.source.splitlines()
+            cell.source = "\n".join(line for line in lines if line.split(" = ")[0] not in common.WHERE)
         if cell.cell_type == "code":
             cell.outputs = merged([without_paths(o) for o in cell.outputs if o.get("name") != "stderr"])
     text = nbformat.writes(notebook) + "\n"

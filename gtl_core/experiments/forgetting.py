@@ -227,7 +227,7 @@ def _courses(jobs: Sequence[Job], scouted: dict[Scouting, Displacement], descrip
     p = jobs[0].parameters
     scoutings = [p.scouting(job.seed, job.variant.zero_point, job.variant.head, p.n_way) for job in jobs]
     with_start = [(job, scouted[scouting]) for job, scouting in zip(jobs, scoutings, strict=True)]
-    return parallel(_run_job, with_start, p.workers, description)
+    return parallel(_run_job, with_start, p.workers, description, p.dask_scheduler)
 
 
 def _row(job: Job, metric: str, value: float, task: int | str = "", step: int | str = "") -> dict[str, object]:

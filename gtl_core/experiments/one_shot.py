@@ -285,7 +285,8 @@ def _scores(jobs: Sequence[Job], scouted: dict[Scouting, Displacement], descript
     for job in jobs:
         first, *others = (scouted[s] for s in job.parameters.scoutings(job.seed, job.variant))
         with_start.append((job, sum(others, start=first)))
-    return parallel(_run_job, with_start, jobs[0].parameters.workers, description)
+    p = jobs[0].parameters
+    return parallel(_run_job, with_start, p.workers, description, p.dask_scheduler)
 
 
 def _episodes(job: Job) -> list[Episode]:

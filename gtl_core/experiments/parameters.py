@@ -93,3 +93,4 @@ class NotebookParameters(Parameters):
     results: str  # folder for the table and its provenance
     prepared: str  # folder with zero points and displacements made before; empty: make them now
     workers: Annotated[int, Field(ge=0)]  # processes; 0: one per core
+    dask_scheduler: Annotated[str, Field(pattern=r"^(\w+://\S+:\d+)?$")] = ""  # of a cluster to work on; empty: here
