@@ -6,8 +6,7 @@ import subprocess
 import sys
 
 from gtl_core import Guide, records
-from gtl_core.experiments import method, xor
-from gtl_core.experiments.forgetting import verdicts
+from gtl_core.experiments import forgetting, method, one_shot, xor
 from gtl_core.stats import paired
 
 TEXT = (records.ROOT / "README.md").read_text()
@@ -29,7 +28,9 @@ def test_links_lead_to_files():
 
 def test_numbers_are_those_of_the_paper_profile():
     quoted = re.findall(r"[+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]", TEXT)
-    computed = set(verdicts(records.read("results/paper", "forgetting"))["text"])
+    computed = set(forgetting.verdicts(records.read("results/paper", "forgetting"))["text"])
+    episodes = records.read("results/paper", "one_shot")
+    computed |= set(one_shot.verdicts(episodes)["text"]) | set(one_shot.saturation(episodes)["text"])
     toy = records.read("results/paper", "method")
     cases = dict(list(toy[toy["metric"] == "excess_loss"].groupby(["family", "method"])))
     computed |= {paired(cases[family, "guided"], cases[family, "plain"]).text for family in method.FAMILIES}

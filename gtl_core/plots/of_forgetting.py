@@ -142,7 +142,7 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
                     axis.plot(mean.index, mean, color=COLORS[m], marker="o", markersize=3, label=LABELS[m])
                     rate = chosen[(of["zero_point"].iloc[0], head, of["stream"].iloc[0], of["epochs"].iloc[0], m)]
                     axis.scatter(rate, mean[rate], s=80, facecolor="none", edgecolor=COLORS[m], linewidth=1.5)
-                axis.set(title=f"{HEADS[head]}: {VALIDATED[tuned_on]}", xscale="log", ylim=(0, 100))
+                axis.set(title=f"{HEADS[head]}: {VALIDATED[tuned_on]}", xscale="log", ylim=(0, 103))
                 axis.set(xlabel="learning rate", ylabel="validation accuracy (%)")
                 axis.label_outer()
         legend_below(figure)
