@@ -54,6 +54,11 @@ class Program:
             operation()
 
 
+def knows(layer: nn.Module) -> bool:
+    """Whether a `Program` can have this layer."""
+    return hasattr(layer, "cell") or type(layer) in _ACTIVATIONS
+
+
 class Replay(torch.autograd.Function):
     """A `Program` as one node of autograd's graph: inputs [N, S, ...] -> outputs [N, S, ...]."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, cross_entropy, group_norm
+from torch.nn.functional import batch_norm, conv2d, cross_entropy, group_norm, max_pool2d
 
 from gtl_core import program
 from gtl_core.guide import Guide
@@ -31,13 +31,15 @@ def stack(models: Sequence[nn.Module]) -> nn.Module:
         return _Flatten(2)
     if type(first) in (nn.ReLU, nn.Tanh, nn.Sigmoid):
         return type(first)()
+    if type(first) is nn.MaxPool2d:
+        return _MaxPool2d(**{name: getattr(first, name) for name in ("kernel_size", "stride", "padding")})
     if type(first) in _LAYERS:
         layer = _LAYERS[type(first)]
         changed = [name for name, value in layer.takes if getattr(first, name) != value]
         if changed:
             raise TypeError(f"cannot stack a {type(first).__name__} with {changed[0]} = {getattr(first, changed[0])!r}")
         return layer(models)
-    known = ", ".join(layer.__name__ for layer in (*_LAYERS, nn.Flatten, nn.ReLU, nn.Tanh, nn.Sigmoid))
+    known = ", ".join(layer.__name__ for layer in (*_LAYERS, nn.MaxPool2d, nn.Flatten, nn.ReLU, nn.Tanh, nn.Sigmoid))
     raise TypeError(f"cannot stack a {type(first).__name__}: the layers that can be are {known}")
 
 
@@ -67,7 +69,8 @@ class _Sequential(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         parameters = list(self.parameters())
-        if not torch.is_grad_enabled() or x.is_cuda or x.requires_grad or not all(p.requires_grad for p in parameters):
+        trained = torch.is_grad_enabled() and not x.requires_grad and all(p.requires_grad for p in parameters)
+        if not trained or x.is_cuda or not all(map(program.knows, self.flat())):
             return super().forward(x)
         # Whatever moves a parameter to other memory, `Module.to` for instance, makes the program stale.
         key = x.shape, x.dtype, *(p.data_ptr() for p in parameters)
@@ -127,6 +130,22 @@ class _GroupNorm(_Stacked):
         return y.unflatten(1, (self.size, -1))
 
 
+class _BatchNorm2d(_Stacked):
+    uses = ("eps",)
+    # Running statistics would be one more thing to stack; statistics of the batch are each copy's own.
+    takes = (("affine", True), ("track_running_stats", False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.flatten(), self.flat_bias()
+        y = batch_norm(x.flatten(1, 2), None, None, weight, bias, training=True, eps=self.eps)
+        return y.unflatten(1, (self.size, -1))
+
+
+class _MaxPool2d(nn.MaxPool2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return max_pool2d(x.flatten(1, 2), self.kernel_size, self.stride, self.padding).unflatten(1, x.shape[1:3])
+
+
 class _Linear(_Stacked):
     cell = program.Linear
 
@@ -135,4 +154,4 @@ class _Linear(_Stacked):
         return (y if self.bias is None else y + self.bias[:, None]).transpose(0, 1)
 
 
-_LAYERS = {nn.Conv2d: _Conv2d, nn.GroupNorm: _GroupNorm, nn.Linear: _Linear}
+_LAYERS = {nn.Conv2d: _Conv2d, nn.GroupNorm: _GroupNorm, nn.BatchNorm2d: _BatchNorm2d, nn.Linear: _Linear}

@@ -1,0 +1,268 @@
+import copy
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from gtl_core import Guide, Guided
+from gtl_core.baselines.backbones import pooled_conv4
+from gtl_core.baselines.continual import EWC, L2SP, Anchor, Memory, Replay, SynapticIntelligence, fisher, follow
+from gtl_core.baselines.few_shot import Episodes, Prepared, accuracies, measured
+from gtl_core.baselines.transfer import (
+    classify_features,
+    fine_tune,
+    layers,
+    layerwise_rates,
+    nearest_mean,
+    probe_then_fine_tune,
+)
+from gtl_core.data import load
+from gtl_core.experiments import forgetting
+from gtl_core.models import conv4
+from gtl_core.stacked import stack, stack_guide, stacked_cross_entropy
+from gtl_core.tasks import labelled, rng, split_classes
+from gtl_core.training import fit
+
+
+def sgd(model, lr=0.1, **options):
+    return torch.optim.SGD(model.parameters(), lr=lr, **options)
+
+
+def task(n_way=5, n_shot=2):
+    return labelled(torch.rand(n_way, n_shot, 1, 28, 28, generator=rng(1)))
+
+
+def points() -> nn.Sequential:
+    """Features are the inputs themselves: two numbers each."""
+    model = nn.Sequential()
+    model.body, model.head = nn.Identity(), nn.Linear(2, 2)
+    return model
+
+
+# --- transfer -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_frozen", range(5))
+def test_exactly_the_first_layers_are_frozen(n_frozen):
+    model = conv4(5, 8, generator=rng(0))
+    before = copy.deepcopy(model)
+    after = fine_tune(model, *task(), optimizer=sgd, epochs=2, n_frozen=n_frozen)
+    for i, pair in enumerate(zip(layers(before), layers(after), strict=True)):
+        same = [torch.equal(p, q) for p, q in zip(*pair, strict=True)]
+        assert all(same) if i < n_frozen else not any(same)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before.parameters(), strict=True))
+
+
+def test_freezing_everything_is_refused():
+    with pytest.raises(ValueError, match="n_frozen = 5: must be from 0 to 4"):
+        fine_tune(conv4(5, 8, generator=rng(0)), *task(), optimizer=sgd, epochs=1, n_frozen=5)
+
+
+def test_nearest_mean_by_hand():
+    inputs, labels = torch.tensor([[0.0, 0], [0, 2], [4, 0], [4, 2]]), torch.tensor([0, 0, 1, 1])
+    predict = nearest_mean(points(), inputs, labels)  # the means are (0, 1) and (4, 1)
+    torch.testing.assert_close(predict(torch.tensor([[1.0, 1], [4, 4]])), torch.tensor([[-1.0, -3], [-5, -3]]))
+
+
+@pytest.mark.parametrize("classifier", [LogisticRegression(C=10), LinearSVC()])
+def test_separable_features_are_separated(classifier):
+    inputs, labels = torch.tensor([[1.0, 0.1], [3, 0.2], [0.1, 1], [0.2, 2]]), torch.tensor([0, 0, 1, 1])
+    predict = classify_features(points(), inputs, labels, classifier=classifier)
+    assert torch.equal(predict(inputs).argmax(1), labels)
+    assert torch.equal(predict(100 * inputs), predict(inputs))  # of length 1
+    assert not hasattr(classifier, "coef_")  # the caller's is left unfitted
+
+
+def test_probe_then_fine_tune_is_its_two_halves():
+    model, data = conv4(5, 8, generator=rng(0)), task()
+    probe = partial(sgd, lr=0.5)
+    together = probe_then_fine_tune(model, *data, probe=probe, optimizer=sgd, epochs=5)
+    half = fine_tune(model, *data, optimizer=probe, epochs=2, n_frozen=4)
+    whole = fine_tune(half, *data, optimizer=sgd, epochs=3)
+    assert all(torch.equal(p, q) for p, q in zip(together.parameters(), whole.parameters(), strict=True))
+
+
+def test_rates_decay_layer_by_layer_towards_the_input():
+    model = conv4(5, 8, generator=rng(0))
+    groups = layerwise_rates(model, 1.0, decay=2.0)
+    assert [group["lr"] for group in groups] == [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16]
+    assert groups[0]["params"] == [model.head.weight, model.head.bias]
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    fine_tune(model, *task(), optimizer=lambda m: torch.optim.SGD(layerwise_rates(m, 0.1)), epochs=1)
+
+
+def test_everything_fits_the_same_episodes_and_guides_compose():
+    dataset = load("glyphs")
+    episodes = Episodes(dataset, split_classes(dataset, 0)["test"], 5, 1, 5, n=2, seed=0, purpose="test")
+    assert len(list(episodes)) == 2 and torch.equal(episodes[1].support, episodes[1].support)
+    model = conv4(5, 8, generator=rng(0))
+    guide = Guide({name: torch.full_like(p, 0.5) for name, p in model.named_parameters()})
+    adaptations = [
+        nearest_mean,
+        partial(fine_tune, optimizer=lambda m: Guided(sgd(m), m, guide), epochs=2, memory=partial(L2SP, strength=0.1)),
+        partial(classify_features, classifier=LogisticRegression()),
+    ]
+    ready = measured(lambda model: Prepared(model, nearest_mean))(model)
+    assert ready.seconds > 0
+    for adapt in adaptations:
+        assert accuracies(replace(ready, adapt=adapt), episodes).shape == (2,)
+    frozen = Guide({name: torch.zeros_like(p) for name, p in model.named_parameters()})
+    kept = fine_tune(model, *task(), optimizer=lambda m: Guided(sgd(m), m, frozen), epochs=2)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), kept.parameters(), strict=True))
+
+
+def test_the_network_of_the_literature_stacks():
+    models = [pooled_conv4(5, 8, generator=rng(i)) for i in range(3)]
+    inputs = torch.rand(6, 3, 1, 28, 28, generator=rng(7))
+    outputs = stack(models)(inputs)
+    assert models[0].body(inputs[:, 0]).shape == (6, 8)
+    for s, model in enumerate(models):
+        torch.testing.assert_close(outputs[:, s], model(inputs[:, s]), rtol=1e-4, atol=1e-5)
+
+
+# --- continual ------------------------------------------------------------------------------------
+
+
+def arrivals(n_way=3, n_rounds=2, size=None):
+    shape = (n_way, 1 + n_rounds, *([size] if size else []), 1, 28, 28)
+    for inputs, labels in forgetting.stream_of(torch.rand(shape, generator=rng(5)), "single"):
+        yield inputs, labels[:, None] if size else labels
+
+
+def test_without_a_memory_it_is_the_forgetting_experiment():
+    support = torch.rand(3, 3, 2, 1, 28, 28, generator=rng(5))
+    models = [stack([conv4(3, 8, generator=rng(i)) for i in range(2)]) for _ in range(2)]
+    steps = list(forgetting.follow(models[0], sgd(models[0]), forgetting.stream_of(support, "single"), 3, 2))
+    assert steps == list(follow(models[1], sgd(models[1]), arrivals(size=2), Memory(), first_epochs=3, epochs=2))
+    assert all(torch.equal(p, q) for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True))
+
+
+def test_fisher_information_of_logistic_regression():
+    """Of p = sigmoid(z), z = w·x + b: the mean of p (1 - p) x²."""
+    model = nn.Linear(3, 2).double()
+    nn.init.normal_(model.weight, generator=rng(0))
+    x = torch.randn(7, 3, dtype=torch.float64, generator=rng(1))
+    found = fisher(model, dict(model.named_parameters()), x)
+    p = model(x).softmax(-1)
+    variance = (p * (1 - p)).detach()  # the same for both labels
+    torch.testing.assert_close(found["weight"], torch.einsum("nk,nd->kd", variance, x**2) / 7)
+    torch.testing.assert_close(found["bias"], variance.mean(0))
+
+
+def test_fisher_information_of_stacked_networks_is_each_ones_own():
+    models = [conv4(3, 4, generator=rng(i)) for i in range(2)]
+    inputs = torch.rand(2, 2, 1, 28, 28, generator=rng(5))
+    stacked = stack(models)
+    together = fisher(stacked, dict(stacked.named_parameters()), inputs)
+    for s, model in enumerate(models):
+        for name, alone in fisher(model, dict(model.named_parameters()), inputs[:, s]).items():
+            torch.testing.assert_close(together[name][s], alone, rtol=1e-3, atol=1e-6)
+
+
+def test_a_spring_by_hand():
+    model = points()
+    with torch.no_grad():
+        model.head.weight.fill_(1.0)
+        model.head.bias.zero_()
+    spring = Anchor(model, strength=3.0)
+    spring.importance["head.weight"].fill_(2.0)
+    with torch.no_grad():
+        model.head.weight += torch.tensor([[1.0, 0], [0, 2]])
+    assert spring.penalty() == 3 / 2 * 2 * (1**2 + 2**2)
+    assert L2SP(model, 1.0, head_strength=4.0).penalty() == 4 / 2 * (2**2 + 1 + 1 + 3**2)  # heads decay to zero
+
+
+def test_the_stronger_l2_sp_the_nearer_the_body_stays():
+    model = conv4(3, 8, generator=rng(0))
+
+    def distance(strength: float) -> float:
+        tuned = fine_tune(model, *task(3), optimizer=sgd, epochs=10, memory=partial(L2SP, strength=strength))
+        pairs = zip(tuned.body.parameters(), model.body.parameters(), strict=True)
+        return sum(((p - q) ** 2).sum().item() for p, q in pairs)
+
+    assert distance(0.0) > distance(1.0) > distance(5.0) > 0
+
+
+def test_ewc_adds_up_with_decay_and_moves_its_anchor():
+    model, (x, y) = points(), (torch.rand(4, 2, generator=rng(0)), torch.tensor([0, 1, 0, 1]))
+    memory = EWC(model, strength=1.0, decay=0.5)
+    information = fisher(model, dict(model.named_parameters()), x)
+    memory.learned(x, y)
+    memory.learned(x, y)
+    for name, expected in information.items():
+        torch.testing.assert_close(memory.importance[name], 1.5 * expected)
+    with torch.no_grad():
+        model.head.bias += 1
+    memory.learned(x, y)
+    assert memory.penalty() == 0 and torch.equal(memory.anchor["head.bias"], model.head.bias)
+
+
+def test_synaptic_intelligence_by_hand():
+    """One parameter on loss 2 w²: from 1 with rate 1/8 the steps go to 1/2 and 1/4."""
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.ones_(model.weight)
+    optimizer = sgd(model, lr=1 / 8)
+    memory = SynapticIntelligence(model, 1.0, optimizer, damping=0.0)
+    x, y = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1)
+
+    def learn():
+        fit(model, x, y, optimizer, epochs=2, loss=lambda out, _: 2 * (out**2).sum() + memory.penalty())
+        memory.learned(x, y)
+
+    learn()
+    first = (4 * 1 * 0.5 + 4 * 0.5 * 0.25) / 0.75**2  # gradient 4 w, times the movement
+    assert memory.importance["weight"].item() == pytest.approx(first)
+    # Then the penalty holds back, but the gradient that counts is the loss's own.
+    w = [0.25]
+    for _ in range(2):
+        w.append(w[-1] - (4 * w[-1] + first * (w[-1] - 0.25)) / 8)
+    learn()
+    path = 4 * w[0] * (w[0] - w[1]) + 4 * w[1] * (w[1] - w[2])
+    assert memory.importance["weight"].item() == pytest.approx(first + path / (w[0] - w[2]) ** 2)
+
+
+def test_the_reservoir_gives_every_example_the_same_chance():
+    kept = torch.zeros(6)
+    for i in range(600):
+        memory = Replay(2, rng(0, i))
+        for k in range(6):
+            memory.learned(torch.tensor([[float(k)]]), torch.tensor([k]))
+        labels = memory.rehearse(torch.tensor([[9.0]]), torch.tensor([9]))[1].tolist()
+        assert len(labels) == 3 and labels[-1] == 9
+        kept[labels[:2]] += 1
+    assert ((kept - 200).abs() < 4 * (600 * 1 / 3 * 2 / 3) ** 0.5).all()  # four standard deviations
+
+
+MEMORIES = {
+    "none": lambda model, optimizer: Memory(),
+    "l2_sp": lambda model, optimizer: L2SP(model, 0.3),
+    "ewc": lambda model, optimizer: EWC(model, 3.0),
+    "synaptic": lambda model, optimizer: SynapticIntelligence(model, 0.3, optimizer),
+    "replay": lambda model, optimizer: Replay(4, rng(0)),
+}
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_streams_side_by_side_equal_streams_one_by_one(memory, guided):
+    models = [conv4(3, 4, generator=rng(i)) for i in range(2)]
+    guide = Guide({n: torch.rand(p.shape, generator=rng(9)) for n, p in models[0].named_parameters()})
+
+    def learn(model, guide, examples, loss):
+        optimizer = Guided(sgd(model), model, guide) if guided else sgd(model)
+        remembered = MEMORIES[memory](model, optimizer)
+        list(follow(model, optimizer, examples, remembered, first_epochs=2, epochs=2, loss=loss))
+
+    stacked = stack(models)
+    learn(stacked, stack_guide(guide, 2), arrivals(size=2), stacked_cross_entropy)
+    together = dict(stacked.named_parameters())
+    for s, model in enumerate(models):
+        own = ((inputs[:, s], labels[:, 0]) for inputs, labels in arrivals(size=2))
+        learn(model, guide, own, cross_entropy)
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(together[name][s], p, rtol=1e-3, atol=1e-5)
