@@ -30,6 +30,8 @@ from gtl_core.stacked import stack
 from gtl_core.tasks import Episode, labelled, rng, split_classes
 
 
+# Adam turns rounding errors into whole steps where gradients vanish, as those of biases do in front of a GroupNorm with
+# one channel per group: comparisons after Adam take 8 channels.
 def network(make=conv4, n_way=3, channels=4) -> nn.Sequential:
     return make(n_way, channels, generator=rng(0)).double()
 
@@ -141,9 +143,11 @@ def test_anil_adapts_the_head_alone():
 
 
 def test_meta_sgd_with_rates_that_are_one_number_is_maml():
-    model, tasks = network(), episodes()
+    model, tasks = network(channels=8), episodes()
     prepared = meta_sgd(model, tasks, inner_rate=0.1, outer_rate=1e-2)
-    assert same(prepared.model, maml(model, tasks, inner_rate=0.1, outer_rate=1e-2).model)  # a step of Adam later
+    uniform = maml(model, tasks, inner_rate=0.1, outer_rate=1e-2).model  # after one step: then rates differ
+    for p, q in zip(prepared.model.parameters(), uniform.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
     rates = prepared.adapt.keywords["rates"]
     assert all((rate != 0.1).any() for rate in rates.values())  # by now every one has its own
 
@@ -244,7 +248,7 @@ def test_the_rule_is_trained_on_what_the_optimizer_does_and_gets_better_at_it():
 
 
 def test_hard_sharing_of_a_single_task_is_training_on_it():
-    model, tasks = conv4(3, 4, generator=rng(0)), episodes(1, dtype=torch.float32)
+    model, tasks = conv4(3, 8, generator=rng(0)), episodes(1, dtype=torch.float32)
     prepared = hard_sharing(model, tasks, nearest_mean, epochs=3, generator=rng(0))
     alone = copy.deepcopy(model)
     new_head(alone, 3, "zero", generator=rng(0))
@@ -257,11 +261,14 @@ def test_hard_sharing_of_a_single_task_is_training_on_it():
 
 
 def test_hard_sharing_gives_every_task_its_own_head():
-    """Two tasks with the same images and opposite labels, which one head could not tell apart."""
+    """Two tasks with the same images and opposite labels: one head would stay at zero, and so the body where it is."""
     model, (task,) = conv4(2, 8, generator=rng(0)), episodes(1, 2, dtype=torch.float32)
     opposite = replace(task, support=task.support.flip(0))
-    prepared = hard_sharing(model, [task, opposite], nearest_mean, epochs=30, learning_rate=1e-2, generator=rng(0))
-    assert accuracies(prepared, [replace(t, query=t.support) for t in (task, opposite)]).tolist() == [1, 1]
+    prepared = hard_sharing(model, [task, opposite], nearest_mean, epochs=2, generator=rng(0))
+    moved = [
+        (p - q).abs().max() for p, q in zip(prepared.model.body.parameters(), model.body.parameters(), strict=True)
+    ]
+    assert min(moved) > 1e-4
 
 
 def test_soft_sharing_pulls_the_tasks_networks_together():
@@ -269,7 +276,7 @@ def test_soft_sharing_pulls_the_tasks_networks_together():
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([1.0, 3.0]).view_as(layer.weight))
     assert spread(layer) == 1 + 1
-    model, tasks = conv4(3, 4, generator=rng(0)), episodes(2, n_query=0, dtype=torch.float32)
+    model, tasks = conv4(3, 8, generator=rng(0)), episodes(2, n_query=0, dtype=torch.float32)
     options = {"epochs": 3, "learning_rate": 1e-2}
     free = soft_sharing(model, tasks, nearest_mean, strength=0.0, **options)
     adam = lambda m: torch.optim.Adam(m.parameters(), lr=1e-2)  # noqa: E731
@@ -351,7 +358,7 @@ def test_all_methods_run_on_the_same_episodes_and_a_guide_goes_on_any_zero_point
         "matching": matching(model, train),
         "relation": relation(model, train, generator=rng(0)),
         "learned_optimizer": learn_optimizer(model, train, StepRule(generator=rng(0)), n_steps=2),
-        "hard_sharing": hard_sharing(model, train, tune, epochs=1, generator=rng(0)),
+        "hard_sharing": hard_sharing(model, train, tune, epochs=2, generator=rng(0)),
         "soft_sharing": soft_sharing(model, train, tune, epochs=1, strength=0.1),
     }
     assert same(model, before)
