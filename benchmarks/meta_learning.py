@@ -84,7 +84,7 @@ def main() -> None:
     single_thread()
     make = {"conv4": conv4, "pooled_conv4": pooled_conv4}[arguments.network]
     model = make(5, 64, generator=rng(0, "network"))
-    stacked = stack([model] * arguments.tasks)
+    stacked = stack([model] * arguments.tasks, graph=True)
 
     def images(n: int, i: int) -> Tensor:
         return torch.rand(5, n, 1, 28, 28, generator=rng(0, "images", n, i))

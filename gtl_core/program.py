@@ -14,6 +14,7 @@ from math import ceil, prod
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 aten = torch.ops.aten
 Operations = list[Callable[[], object]]
@@ -71,6 +72,7 @@ class Replay(torch.autograd.Function):
         return program.y.transpose(0, 1).clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.program.last is not ctx:
             raise RuntimeError("a stacked network was called again before backward(): its buffers hold the later call")

@@ -13,20 +13,22 @@ from gtl_core import program
 from gtl_core.guide import Guide
 
 
-def stack(models: Sequence[nn.Module]) -> nn.Module:
+def stack(models: Sequence[nn.Module], graph: bool = False) -> nn.Module:
     """One network that holds all ``models`` (of one architecture): [N, S, ...] -> [N, S, ...], copy s sees ``[:, s]``.
 
     Parameters keep their names and get a leading dimension S. Elementwise optimizers, `Guided` with `stack_guide`, and
     `stacked_cross_entropy` then train every copy as it would be trained alone, up to rounding. On a CPU, a training
     step replays a `program.Program` and small networks no longer wait for Python; it is fastest with 20 to 40 examples
-    in all, N * S, and does not gain from more.
+    in all, N * S, and does not gain from more. graph: leave all to autograd instead, as gradients of gradients and
+    `torch.func.functional_call` need it.
 
     Raises TypeError for a layer that it does not know.
     """
     first = models[0]
     if type(first) is nn.Sequential:
         names = [name for name, _ in first.named_children()]
-        return _Sequential(OrderedDict((name, stack([m.get_submodule(name) for m in models])) for name in names))
+        layers = [(name, stack([m.get_submodule(name) for m in models], graph)) for name in names]
+        return (nn.Sequential if graph else _Sequential)(OrderedDict(layers))
     if type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1):
         return _Flatten(2)
     if type(first) in (nn.ReLU, nn.Tanh, nn.Sigmoid):

@@ -75,7 +75,7 @@ def unrolled_gradient(model, tasks, rate, n_steps, first_order=False):
 def test_meta_gradients_of_all_tasks_at_once_equal_those_of_one_after_the_other(make, first_order):
     model, tasks = network(make), episodes()
     zero_point = dict(model.named_parameters())
-    loss = meta_loss(stack([model] * 2), zero_point, dict.fromkeys(zero_point, 0.1), tasks, 2, first_order)
+    loss = meta_loss(stack([model] * 2, graph=True), zero_point, dict.fromkeys(zero_point, 0.1), tasks, 2, first_order)
     expected, gradients = unrolled_gradient(model, tasks, 0.1, 2, first_order)
     torch.testing.assert_close(loss, expected)
     found = torch.autograd.grad(loss, list(zero_point.values()))
@@ -87,7 +87,7 @@ def test_meta_gradients_of_all_tasks_at_once_equal_those_of_one_after_the_other(
 def test_second_order_gradients_against_finite_differences(wrt):
     """Of MAML for the zero point, and of Meta-SGD for the rates."""
     model, tasks = network(), episodes(1)
-    stacked = stack([model])
+    stacked = stack([model], graph=True)
     zero_point = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
     rates = {name: torch.full_like(p, 0.1).requires_grad_() for name, p in zero_point.items()}
     moved = zero_point if wrt == "zero point" else rates
@@ -233,7 +233,7 @@ def test_the_rule_is_trained_on_what_the_optimizer_does_and_gets_better_at_it():
     support, query = (side_by_side([getattr(task, part) for task in tasks]) for part in ("support", "query"))
     prepared = learn_optimizer(model, 20 * tasks, rule, n_steps=3, learning_rate=1e-2, tasks_per_step=2)
     trained = prepared.adapt.keywords["optimizer"](model).rule
-    losses = [unrolled_loss(stack([model] * 2), support, query, each, 3).item() for each in (rule, trained)]
+    losses = [unrolled_loss(stack([model] * 2, graph=True), support, query, each, 3).item() for each in (rule, trained)]
     assert losses[1] < losses[0]
     total = 0.0
     for task in tasks:

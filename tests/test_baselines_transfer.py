@@ -129,15 +129,14 @@ def test_the_network_of_the_literature_stacks():
 
 
 def arrivals(n_way=3, n_rounds=2, size=None):
-    shape = (n_way, 1 + n_rounds, *([size] if size else []), 1, 28, 28)
-    for inputs, labels in forgetting.stream_of(torch.rand(shape, generator=rng(5)), "single"):
-        yield inputs, labels[:, None] if size else labels
+    support = torch.rand(n_way, 1 + n_rounds, size or 1, 1, 28, 28, generator=rng(5))
+    for inputs, labels in forgetting.arrivals_of(support, "single", rng(0)):
+        yield (inputs, labels) if size else (inputs[:, 0], labels[:, 0])
 
 
 def test_without_a_memory_it_is_the_forgetting_experiment():
-    support = torch.rand(3, 3, 2, 1, 28, 28, generator=rng(5))
     models = [stack([conv4(3, 8, generator=rng(i)) for i in range(2)]) for _ in range(2)]
-    steps = list(forgetting.follow(models[0], sgd(models[0]), forgetting.stream_of(support, "single"), 3, 2))
+    steps = list(forgetting.follow(models[0], sgd(models[0]), list(arrivals(size=2)), 3, 2))
     assert steps == list(follow(models[1], sgd(models[1]), arrivals(size=2), Memory(), first_epochs=3, epochs=2))
     assert all(torch.equal(p, q) for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True))
 

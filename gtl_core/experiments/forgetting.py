@@ -273,7 +273,7 @@ def _run_job(job_and_start: tuple[Job, Displacement]) -> Course:
         [(torch.arange(p.n_way)[:, None, None] == a).any(1).T for a in arrived]
     )  # [steps, streams, way]
     taught = len(there) - 1 - there.flip(0).int().argmax(0)
-    seen = np.cumsum([len(a) for a in arrived])
+    seen = np.cumsum([len(labels) for _, labels in arrivals])
     return Course(torch.stack(by_class).permute(2, 0, 1).numpy(), taught.numpy(), seen)
 
 
@@ -283,10 +283,10 @@ def arrivals_of(support: Tensor, stream: Stream, generator: torch.Generator) -> 
     First one example of each class at once. Then the others, one at a time: round by round, one class after the other
     (``single``); in a random order of each stream's own (``shuffled``); all of a class before the next class
     (``class_ordered``). Or round by round with all classes together (``per_class``). Yields inputs [N, S, ...] and
-    labels [N, S] or, where all streams have the same, [N, 1].
+    labels [N, S].
     """
     n_way, n_shot, n_streams = support.shape[:3]
-    everything = torch.arange(n_way)[:, None]
+    everything = torch.arange(n_way)[:, None].expand(-1, n_streams)
     yield support[:, 0], everything
     if stream == "per_class":
         yield from ((support[:, r], everything) for r in range(1, n_shot))
