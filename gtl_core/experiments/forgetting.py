@@ -268,10 +268,8 @@ def _run_job(job_and_start: tuple[Job, Displacement]) -> Course:
     for i in follow(model, optimizer, arrivals, p.first_epochs, variant.epochs):
         if purpose == "test" or i in (0, len(arrivals) - 1):
             by_class.append(correct(model, queries, labels[:, None]).unflatten(0, (p.n_way, -1)).mean(1))
-    arrived = [labels.expand(-1, n_streams) for _, labels in arrivals]
-    there = torch.stack(
-        [(torch.arange(p.n_way)[:, None, None] == a).any(1).T for a in arrived]
-    )  # [steps, streams, way]
+    each = torch.arange(p.n_way)[:, None, None]
+    there = torch.stack([(each == labels).any(1).T for _, labels in arrivals])  # [steps, streams, n_way]
     taught = len(there) - 1 - there.flip(0).int().argmax(0)
     seen = np.cumsum([len(labels) for _, labels in arrivals])
     return Course(torch.stack(by_class).permute(2, 0, 1).numpy(), taught.numpy(), seen)
