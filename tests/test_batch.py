@@ -87,6 +87,7 @@ PARAMETERS = """
     results: str = "results/here"
     prepared: str = ""
     workers: int = 0
+    dask_scheduler: str = ""
 """
 RUN = """
     import os, sys, time
@@ -95,6 +96,7 @@ RUN = """
     print("working in", os.getcwd())
     print("a warning", file=sys.stderr)
     (Path(results) / "NAME.json").write_text(str(os.getpid()))
+    (Path(results) / "NAME.where").write_text(f"{workers} {dask_scheduler}")
     while Path("hold.NAME").exists():
         time.sleep(0.1)
 """
@@ -261,6 +263,21 @@ def test_a_changed_parameter_reruns_its_notebook_and_a_spelling_of_it_does_not(d
         assert done.planned() == set()
     finally:
         done.configure()
+
+
+def test_who_does_the_work_is_passed_on_and_neither_reruns_nor_shows(project, done):
+    try:
+        done.configure(beta={"dask_scheduler": "tcp://host:8786"})
+        assert done.planned() == set()
+    finally:
+        done.configure()
+    project.configure(beta={"dask_scheduler": "tcp://host:8786"})
+    code, output = project.launch("quick", "--cores", "3")
+    assert code == 0, output
+    assert project.read("results/quick/alpha.where") == "3 "
+    assert project.read("results/quick/beta.where") == "3 tcp://host:8786"
+    for path in ("beta.csv", "notebooks/02_beta.ipynb"):
+        assert project.read(f"results/quick/{path}") == done.read(f"results/quick/{path}")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A real Dask cluster on this machine, a scheduler and two workers: bit for bit what is computed here, kills included."""
+"""A real Dask cluster on this machine: bit for bit what is computed here, even when it loses a worker."""
 
 import json
 import os
@@ -131,7 +131,7 @@ def test_every_job_has_one_thread(cluster):
 
 def test_workers_with_other_code_are_refused(cluster, monkeypatch):
     monkeypatch.setattr(workers, "_code", lambda: "edited since the workers were started")
-    with pytest.raises(WorkerError, match="^the Dask workers have loaded another gtl_core or torch than is here"):
+    with pytest.raises(WorkerError, match=r"^the Dask workers have loaded another gtl_core or torch than is here"):
         parallel(abs, [1, 2], 1, "abs", cluster.address)
 
 
@@ -149,7 +149,7 @@ def test_nobody_waits_for_a_cluster_that_is_not_there(tmp_path, monkeypatch):
     cluster = Cluster(tmp_path)
     try:
         cluster.start_scheduler()
-        with pytest.raises(WorkerError, match="no worker has joined it$"):
+        with pytest.raises(WorkerError, match=r"no worker has joined it$"):
             parallel(abs, [1, 2], 1, "abs", cluster.address)
         os.kill(cluster.started[0].pid, signal.SIGSTOP)  # accepts connections and is silent
         with pytest.raises(WorkerError, match="no Dask scheduler answers"):

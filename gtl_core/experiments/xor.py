@@ -351,17 +351,15 @@ def run(parameters: XorParameters) -> pd.DataFrame:
         rows.extend(key | {"metric": metric, "value": float(value)} for metric, value in values.items())
 
     searched = [(p, network, protocol) for network, protocol in product(p.networks, PROTOCOLS)]
-    for (_, network, protocol), found in zip(
-        searched, parallel(_tune, searched, p.workers, "search", p.dask_scheduler), strict=True
-    ):
+    counts = parallel(_tune, searched, p.workers, "search", p.dask_scheduler)
+    for (_, network, protocol), found in zip(searched, counts, strict=True):
         for rate, n_solved in zip(p.learning_rates, found, strict=True):
             low, high = wilson(n_solved, p.n_tuning_inits)
             record(network, protocol, rate, share=n_solved / p.n_tuning_inits, share_low=low, share_high=high)
     chosen = choose(pd.DataFrame(rows))
     tested = [(p, network, *chosen[network, method]) for network, method in product(p.networks, HEADLINES)]
-    times = dict(
-        zip(product(p.networks, HEADLINES), parallel(_test, tested, p.workers, "test", p.dask_scheduler), strict=True)
-    )
+    solved_at = parallel(_test, tested, p.workers, "test", p.dask_scheduler)
+    times = dict(zip(product(p.networks, HEADLINES), solved_at, strict=True))
     for job, time in zip(tested, times.values(), strict=True):
         for init, value in enumerate(time.tolist()):
             record(*job[1:], init, time=value)
