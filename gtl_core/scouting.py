@@ -62,7 +62,7 @@ def _send(model, tasks, train_one, executor) -> Iterable[nn.Module | dict[str, T
     else:
         # Bytes travel the same way through every executor; tensors would go through shared memory in some.
         send = partial(_scout_remotely, pickle.dumps((model, train_one)))
-        for parameters in executor.map(send, map(pickle.dumps, tasks)):
+        for parameters in executor.map(send, [pickle.dumps(task) for task in tasks]):  # Dask refuses iterators
             yield pickle.loads(parameters)
 
 

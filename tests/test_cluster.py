@@ -108,7 +108,6 @@ def train_one(model, seed):
     fit(model, *examples, torch.optim.SGD(model.parameters(), lr=0.1), epochs=100)
 
 
-@pytest.mark.xfail(raises=TypeError, strict=True, reason="scout() hands Dask an iterator, which it refuses")
 def test_scouts_on_a_cluster_that_loses_a_worker(cluster):
     here = scout(network(), range(20), train_one)
     with Client(cluster.address, set_as_default=False) as client, a_busy_worker_is_killed(cluster):

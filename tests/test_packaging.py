@@ -47,13 +47,18 @@ def test_the_lock_holds_nothing_but_versions_that_exist_everywhere():
 
 def test_the_lock_is_complete_and_lean():
     """What a fresh set-up would install follows from the lock alone: every dependency of a pin here is pinned, too."""
-    from importlib.metadata import requires
+    from importlib.metadata import PackageNotFoundError, requires
 
     pinned = pins()
     for pin in pinned:
         if pin == "torch":  # its CUDA build has dependencies of its own
             continue
-        for text in requires(pin) or []:
+        try:
+            requirements = requires(pin) or []
+        except PackageNotFoundError:  # of the extra `cluster`, not installed here
+            assert pin.startswith("snakemake-executor-plugin-slurm"), f"{pin} is pinned but not installed"
+            continue
+        for text in requirements:
             needed = Requirement(text)
             if needed.marker is None or needed.marker.evaluate({"extra": ""}):
                 assert canonicalize_name(needed.name) in pinned, f"{pin} needs {needed}"
