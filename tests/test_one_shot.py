@@ -100,7 +100,7 @@ def test_the_experiment_is_complete_and_paired(small):
     table = verdicts(small)
     assert set(table["task"]) == {str(Task(3, 1)), str(Task(4, 2))}
     assert set(table["n"]) == {f"2 seeds x {GROUP} episodes"}
-    assert len(table) == 2 * (2 * 2 + 1) * 3  # ways to tune, heads and tasks and without pretraining, rivals
+    assert len(table) == 2 * (2 * 2 + 1) * 5  # ways to tune, heads and tasks and without pretraining, rivals
     numbers = saturation(small).groupby(["tuned_on", "what"])["number"].apply(list)
     assert numbers["first", "n_scouts"] == [1, 2, 4] and numbers["same", "scout_n_shot"] == [1, 3]
     assert pictures(small, "support", 0).shape == (3, 1, 28, 28) and pictures(small, "query", 1).any()

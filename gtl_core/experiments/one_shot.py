@@ -179,7 +179,7 @@ def run(parameters: OneShotParameters) -> pd.DataFrame:
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Guided (network scope) minus its rivals: one row per (tuned_on, zero_point, head, task, comparison).
+    """Guided (``guided``: network scope) minus its rivals: one row per (tuned_on, zero_point, head, task, comparison).
 
     tuned_on: see `stats.choose_rates`. With the mean paired difference in accuracy, its 95 % interval from ``low`` to
     ``high``, ``n``, and all of it as ``text``.
@@ -192,9 +192,12 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
         ]
         for (zero_point, head, *task), of in test.groupby(["zero_point", "head", "n_way", "n_shot"], sort=False):
             by_method = dict(list(of.groupby("method")))
-            guided = by_method.pop("guided_network")
+            pairs = [("guided_network", m) for m in by_method if m != "guided_network"]
+            pairs += [("guided_tensor", m) for m in by_method if not m.startswith("guided")]
             key = {"tuned_on": tuned_on, "zero_point": zero_point, "head": head, "task": str(Task(*task))}
-            rows += [key | {"comparison": f"guided - {m}"} | _estimate(guided, other) for m, other in by_method.items()]
+            for one, other in pairs:
+                comparison = {"comparison": f"{one.removesuffix('_network')} - {other}"}
+                rows.append(key | comparison | _estimate(by_method[one], by_method[other]))
     return pd.DataFrame(rows)
 
 
