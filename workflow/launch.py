@@ -39,6 +39,7 @@ def run(profile: str, cores: str, others: list[str]) -> int:
 
     # Options that take any number of values come first: they would take targets given by the caller for theirs.
     arguments = ["--config", f"profile={profile}", "--nolock", "--rerun-incomplete", "--keep-going"]
+    arguments += ["--keep-incomplete"]  # a failed verdict leaves the table it was about; the next run makes it again
     arguments += ["--snakefile", str(common.ROOT / "workflow/Snakefile"), "--directory", str(common.ROOT)]
     if cores or "SNAKEMAKE_PROFILE" not in os.environ:  # a cluster's profile says how much to use there
         arguments += ["--cores", cores or "all"]
