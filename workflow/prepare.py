@@ -1,10 +1,12 @@
-"""Make what several notebooks share: a dataset, or a trained step as ``gtl_core.experiments.preparation`` names it."""
+"""Make what several notebooks share: a dataset, or trained steps as ``gtl_core.experiments.preparation`` names them."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import common
@@ -18,23 +20,28 @@ def main() -> None:
     from gtl_core.workers import single_thread
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", nargs="?", help="its parameters as canonical JSON")
-    parser.add_argument("output", nargs="?", type=Path, help="<folder>/<key>.safetensors")
+    parser.add_argument("folder", nargs="?", type=Path, help="where each step writes <key>.safetensors")
+    parser.add_argument("steps", nargs="*", help="their parameters as canonical JSON")
     parser.add_argument("--dataset", help="load this dataset, so that it is cached")
     args = parser.parse_args()
-    begin = time.monotonic()
     single_thread()
     try:
         if args.dataset:
-            what = f"dataset {args.dataset}"
-            data.load(args.dataset)
-        else:
-            step = preparation.from_json(args.step)
-            what = f"{step.kind} {step.key}"
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            step.make(args.output.parent)
+            with said(f"dataset {args.dataset}"):
+                data.load(args.dataset)
+        for step in map(preparation.from_json, args.steps):
+            with said(f"{step.kind} {step.key}"):
+                args.folder.mkdir(parents=True, exist_ok=True)
+                step.make(args.folder)
     except (data.DataError, ParameterError) as error:
         sys.exit(str(error))
+
+
+@contextmanager
+def said(what: str) -> Iterator[None]:
+    """Say, once it is done, how long it took."""
+    begin = time.monotonic()
+    yield
     print(f"{what}: done in {time.monotonic() - begin:.0f} s", flush=True)
 
 
