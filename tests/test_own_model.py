@@ -18,9 +18,7 @@ N_WAY = 3
 
 
 def resnet(n_classes: int = N_WAY) -> ResNet:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return ResNet(n_classes, (4, 8))
+    return ResNet(n_classes, (4, 4, 8), generator=rng(0))
 
 
 class ViT(nn.Module):
