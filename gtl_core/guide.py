@@ -170,9 +170,31 @@ class Guide(Mapping[str, Tensor]):
         """A copy on another device."""
         return Guide({name: g.to(device) for name, g in self.items()}, self.metadata)
 
-    def check(self, model: nn.Module) -> None:
-        """Raise ValueError, naming the parameter, unless the guide has exactly one value per parameter of ``model``."""
-        _check_same(self, _parameters(model), "guide", "the model")
+    def without(self, *names: str) -> Guide:
+        """The guide without the parameters ``names``, each a parameter or a module of which all are meant (``head``).
+
+        For a part of the network that the guide says nothing about, as when the new task's head has another shape than
+        the zero point's; `Guided` takes ``unguided`` for what becomes of it. ValueError if nothing has such a name.
+        """
+        left_out: set[str] = set()
+        for name in names:
+            meant = {n for n in self if n == name or n.startswith(f"{name}.")}
+            if not meant:
+                raise ValueError(f"guide has no entry for '{name}' that could be left out")
+            left_out |= meant
+        return Guide({n: g for n, g in self.items() if n not in left_out}, self.metadata)
+
+    def check(self, model: nn.Module, partial: bool = False) -> None:
+        """Raise ValueError, naming the parameter, unless the guide has exactly one value per parameter of ``model``;
+        if it may be ``partial``, per parameter for which it has any."""
+        parameters = _parameters(model)
+        if partial:
+            parameters = {name: p for name, p in parameters.items() if name in self}
+        try:
+            _check_same(self, parameters, "guide", "the model")
+        except ValueError as error:
+            hint = "guide.without(name) and Guided(..., unguided=...) are for parts of a network that have no guide"
+            raise ValueError(f"{error} ({hint})") from None
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: the values, and the metadata with the torch version."""
@@ -180,14 +202,16 @@ class Guide(Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module | None = None) -> Guide:
-        """Read a guide (onto the CPU, whatever device it was saved from); with ``model``, check that it fits."""
+        """Read a guide onto the CPU, whatever device it was saved from; with ``model``, check that it fits and put it
+        onto the model's device."""
         values, metadata = read_safetensors(path)
         if "count" in metadata:
             raise ValueError(f"{path} holds a displacement, not a guide: Displacement.load(path).guide()")
         guide = cls(values, metadata)
-        if model is not None:
-            guide.check(model)
-        return guide
+        if model is None:
+            return guide
+        guide.check(model)
+        return cls({name: guide[name].to(p.device) for name, p in model.named_parameters()}, metadata)
 
 
 def digest(parameters: nn.Module | Mapping[str, Tensor]) -> str:

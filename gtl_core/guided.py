@@ -22,8 +22,14 @@ class Guided(torch.optim.Optimizer):
     optimizer: any `torch.optim.Optimizer` over parameters of ``model`` but LBFGS, whose curvature history assumes that
         the point it proposed was reached.
     guide: one tensor per parameter of ``model``, on the parameter's device; checked here, ValueError if it misfits.
+    unguided: what becomes of parameters for which the guide has no entry, such as a new task's head or the layers that
+        an adapter is added to: ``"free"`` trains them as usual (g = 1), ``"frozen"`` keeps them (g = 0), and
+        ``"error"`` refuses such a guide. `Guide.without` makes one.
     on: ``"step"``. ``"gradient"`` multiplies the gradient instead, as the authors' code does, and exists only to
         compare: adaptive optimizers divide the factor out again, and momentum or weight decay move frozen parameters.
+
+    Give it the plain module, not the `DistributedDataParallel` or compiled wrapper around it. Parameters sharded by
+    `fully_shard` (FSDP2) are guided by the same guide, of which each process keeps its shard.
 
     Source: arXiv 2303.16154 (Δw_g = g · Δw).
     """
@@ -33,14 +39,25 @@ class Guided(torch.optim.Optimizer):
     state = property(lambda self: self.optimizer.state)
     defaults = property(lambda self: self.optimizer.defaults)
 
-    def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, guide: Guide, on: str = "step") -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,
+        guide: Guide,
+        *,
+        unguided: str = "error",
+        on: str = "step",
+    ) -> None:
         if isinstance(optimizer, torch.optim.LBFGS):
             raise ValueError("Guided cannot wrap LBFGS: its history assumes that every step was taken in full")
         if on not in ("step", "gradient"):
             raise ValueError(f"on = {on!r}: must be 'step' or 'gradient'")
-        guide.check(model)
+        if unguided not in ("error", "free", "frozen"):
+            raise ValueError(f"unguided = {unguided!r}: must be 'error', 'free' or 'frozen'")
+        guide.check(model, partial=unguided != "error")
         self.optimizer = optimizer
         self.on = on
+        self._otherwise = float(unguided == "free")
         self._names = {p: name for name, p in model.named_parameters()}
         self._guide = guide
         self.__setstate__({})  # what Optimizer.__init__ does, without groups of its own
@@ -53,15 +70,17 @@ class Guided(torch.optim.Optimizer):
         for p in (p for group in self.param_groups for p in group["params"]):
             if p not in self._names:
                 raise ValueError(f"the optimizer holds a parameter of shape {tuple(p.shape)} that is not in the model")
-            g = self._guide[self._names[p]]
+            g = self._guide.get(self._names[p])
+            if g is None:
+                g = torch.full((), self._otherwise, device=p.device).expand(p.shape)
             if g.device != p.device:
                 raise ValueError(f"guide for '{self._names[p]}' is on {g.device}, the model on {p.device}: guide.to()")
             if (g == 0).all() and self.on == "step":
                 self._frozen.append(p)
             elif not (g == 1).all():
                 self._partial.append(p)
-                self._weights.append(g.to(p.dtype))
-        self._before = [torch.empty_like(p, requires_grad=False) for p in self._partial if self.on == "step"]
+                self._weights.append(_shard(g, p).to(p.dtype))
+        self._before = [torch.empty_like(_local(p), requires_grad=False) for p in self._partial if self.on == "step"]
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One guided step; with a closure, returns its loss."""
@@ -75,7 +94,7 @@ class Guided(torch.optim.Optimizer):
             if self.on == "gradient":
                 for p, g in zip(self._partial, self._weights, strict=True):
                     if p.grad is not None:
-                        p.grad.mul_(g)
+                        _local(p.grad).mul_(g)
 
         def restrained_closure() -> Tensor:
             loss = closure()
@@ -84,7 +103,7 @@ class Guided(torch.optim.Optimizer):
 
         if self._before:
             with torch.no_grad():
-                torch._foreach_copy_(self._before, self._partial)
+                torch._foreach_copy_(self._before, [_local(p) for p in self._partial])
         try:
             if closure is None:
                 restrain()
@@ -96,8 +115,9 @@ class Guided(torch.optim.Optimizer):
                 p.grad = gradient
         if self._before:
             with torch.no_grad():
-                torch._foreach_lerp_(self._before, self._partial, self._weights)
-                torch._foreach_copy_(self._partial, self._before)
+                after = [_local(p) for p in self._partial]
+                torch._foreach_lerp_(self._before, after, self._weights)
+                torch._foreach_copy_(after, self._before)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -121,3 +141,17 @@ class Guided(torch.optim.Optimizer):
     def __getstate__(self) -> dict:
         # Schedulers put a wrapper of this very object's step into its __dict__: a copy must not step the original.
         return {name: value for name, value in self.__dict__.items() if name != "step"}
+
+
+def _local(p: Tensor) -> Tensor:
+    """What this process holds of a parameter: all of it, unless it is sharded (a `DTensor`)."""
+    return p.to_local().detach() if hasattr(p, "to_local") else p
+
+
+def _shard(g: Tensor, p: Tensor) -> Tensor:
+    """The same part of a guide's tensor. Every process has the whole guide, so nothing needs to be sent."""
+    if not hasattr(p, "to_local"):
+        return g
+    from torch.distributed.tensor import distribute_tensor
+
+    return _local(distribute_tensor(g, p.device_mesh, p.placements, src_data_rank=None))

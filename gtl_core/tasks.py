@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Subset
 
-from gtl_core.data import Dataset
+if TYPE_CHECKING:  # class subsets of a reader's own dataset need torch only
+    from gtl_core.data import Dataset
 
 # Shares of the background classes; the test classes are the dataset's evaluation alphabets.
 SPLIT = {"pretraining": 0.6, "scouting": 0.25, "validation": 0.15}
@@ -83,3 +89,77 @@ def random_affine(images: Tensor, strength: float, generator: torch.Generator) -
 def to_float(images: Tensor) -> Tensor:
     """uint8 [..., 28, 28] -> float [..., 1, 28, 28] in [0, 1], as the networks take them."""
     return images.unsqueeze(-3) / 255
+
+
+class ClassSubset(Subset):
+    """Some examples of any labelled torch dataset, with labels of their own: one task for a scout."""
+
+    def __init__(self, dataset: TorchDataset, indices: Sequence[int], labels: Sequence[int]) -> None:
+        super().__init__(dataset, indices)
+        self.labels = labels
+
+    def __getitem__(self, i: int) -> tuple[object, int]:
+        return self.dataset[self.indices[i]][0], self.labels[i]
+
+    def __getitems__(self, batch: list[int]) -> list[tuple[object, int]]:  # what a DataLoader asks for
+        return [self[i] for i in batch]
+
+
+def class_subsets(
+    dataset: TorchDataset,
+    n_way: int,
+    n_tasks: int,
+    generator: torch.Generator,
+    *,
+    n_shot: int | None = None,
+    labels: Sequence[int] | Tensor | None = None,
+    relabel: bool = True,
+) -> list[ClassSubset]:
+    """``n_tasks`` easier problems within a labelled one: each has ``n_way`` classes drawn at random.
+
+    dataset: a torch dataset of pairs (input, label).
+    n_shot: examples per class, drawn at random; None takes all.
+    labels: of all examples (torchvision's ``dataset.targets``); None reads the dataset once from end to end.
+    relabel: count a task's labels 0 ... n_way - 1, for a head with n_way outputs, in the order in which its classes
+        were drawn; False keeps the dataset's, for a head with an output per class.
+
+    Raises ValueError if there are not enough classes, or examples of one.
+    """
+    every = torch.as_tensor([dataset[i][1] for i in range(len(dataset))] if labels is None else labels)
+    classes, label_of = every.unique(return_inverse=True)
+    if len(every) != len(dataset):
+        raise ValueError(f"{len(every)} labels for {len(dataset)} examples")
+    if not 1 <= n_way <= len(classes):
+        raise ValueError(f"n_way = {n_way}: must be from 1 to {len(classes)}, the number of classes")
+    smallest = int(label_of.bincount().min())
+    if n_shot is not None and not 1 <= n_shot <= smallest:
+        raise ValueError(f"n_shot = {n_shot}: must be from 1 to {smallest}, the size of the smallest class")
+    tasks = []
+    for _ in range(n_tasks):
+        examples, targets = [], []
+        for new, c in enumerate(torch.randperm(len(classes), generator=generator)[:n_way]):
+            members = (label_of == c).nonzero().flatten()
+            if n_shot is not None:
+                members = members[torch.randperm(len(members), generator=generator)[:n_shot]]
+            examples += members.tolist()
+            targets += [new if relabel else classes[c].item()] * len(members)
+        tasks.append(ClassSubset(dataset, examples, targets))
+    return tasks
+
+
+def indices(ranges: str) -> list[int]:
+    """``"0-99, 200-299, 305"`` -> [0, ..., 99, 200, ..., 299, 305]: both ends included, in this order.
+
+    ``torch.utils.data.Subset(dataset, indices(...))`` is then a scout's task. ValueError for anything else, an example
+    that is named twice included.
+    """
+    chosen: list[int] = []
+    for part in ranges.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if first > last:
+            raise ValueError(f"{part!r} in {ranges!r}: must be like '7' or '0-99'")
+        chosen += range(first, last + 1)
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"{ranges!r} names an example twice")
+    return chosen

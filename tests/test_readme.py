@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import nbformat
+
 from gtl_core import Guide, records
 from gtl_core.experiments import forgetting, method, one_shot, xor
 from gtl_core.stats import paired
@@ -18,6 +20,12 @@ def test_the_example_runs_verbatim(tmp_path):
     subprocess.run([sys.executable, "-W", "error", "-c", example], cwd=tmp_path, env=environment, check=True)
     guide = Guide.load(tmp_path / "guide.safetensors")
     assert guide.metadata["scouts"] == 10 and all(g.any() for g in guide.values())
+
+
+def test_the_notebook_for_a_reader_s_own_network_runs_the_same_lines():
+    cells = nbformat.read(records.ROOT / "notebooks/05_your_own_model.ipynb", as_version=4).cells
+    (user_code,) = (cell.source for cell in cells if "class_subsets(" in cell.source and cell.cell_type == "code")
+    assert user_code in TEXT and len(user_code.splitlines()) < 15
 
 
 def test_links_lead_to_files():

@@ -10,6 +10,7 @@ from gtl_core import plots
 from gtl_core.experiments.forgetting import ForgettingParameters
 from gtl_core.experiments.method import MethodParameters
 from gtl_core.experiments.one_shot import OneShotParameters
+from gtl_core.experiments.own_model import OwnModelParameters
 from gtl_core.experiments.parameters import ParameterError, Parameters
 from gtl_core.experiments.xor import XorParameters
 
@@ -61,5 +62,6 @@ _ALL = (
             "forgetting_rates": plots.forgetting_rates,
         },
     ),
+    Experiment("own_model", "05_your_own_model", OwnModelParameters, {"own_model": plots.own_model}),
 )
 EXPERIMENTS = {experiment.notebook: experiment for experiment in _ALL}
