@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
-from gtl_core import Guide, Guided, scout
-from gtl_core.experiments.own_model import ResNet
+from gtl_core import Guide, Guided, plots, scout
+from gtl_core.experiments import ParameterError, own_model
+from gtl_core.experiments.own_model import OwnModelParameters, ResNet
 from gtl_core.tasks import class_subsets, indices, rng
 from gtl_core.training import fit
 
@@ -303,7 +304,6 @@ def test_tied_weights_have_one_guide_and_step_once():
     model = resnet()
     model.layer2 = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
     model.layer2[2].weight = model.layer2[0].weight
-    model.fc = nn.Linear(4, N_WAY)
     guide = scout(model, [task(1)], train_one).guide()
     assert "layer2.0.weight" in guide and "layer2.2.weight" not in guide
     plain = copy.deepcopy(model)
@@ -450,3 +450,83 @@ def test_scouts_guide_and_training_stay_on_the_gpu_and_guides_travel(tmp_path):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     fit(model, *tasks[0], Guided(optimizer, model, loaded.without("fc"), unguided="free"), epochs=2)
     assert not same(before, state(model))
+
+
+# --- the experiment --------------------------------------------------------------------------------
+
+SMALL = {
+    "seed": 0,
+    "results": "unused",
+    "prepared": "",
+    "workers": 1,
+    "dataset": "glyphs",
+    "n_seeds": 1,
+    "n_episodes": 2,
+    "n_tuning_episodes": 1,
+    "n_way": 2,
+    "n_shot": 1,
+    "n_query": 2,
+    "epochs": 2,
+    "learning_rates": [0.01, 0.1],
+    "pretraining_epochs": 0,
+    "n_scouts": 2,
+    "scout_n_shot": 2,
+    "scout_epochs": 1,
+    "scout_learning_rate": 0.1,
+}
+
+
+def test_index_lists_are_neighbours_with_labels_of_their_own():
+    p = OwnModelParameters.parse(SMALL | {"n_way": 3})
+    images, labels = torch.arange(9 * 20), torch.arange(9).repeat_interleave(20)
+    first, second = own_model._index_lists(p, images, labels)
+    assert first.indices == [0, 1, 20, 21, 40, 41] and second.indices == [60, 61, 80, 81, 100, 101]
+    assert default_collate(list(second))[1].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_network_that_sees_which_way_up_has_no_turning_loss():
+    image = torch.tensor([[[[1.0, 0], [0, 0]]]])  # ink in one corner, which travels counterclockwise
+
+    def corner(images):
+        return 100 * images.flatten(1)[:, [0, 2, 3, 1]]
+
+    assert own_model.turning_loss(corner, image, turns=4).item() == pytest.approx(0, abs=1e-6)
+    undecided = own_model.turning_loss(lambda images: torch.zeros(len(images), 3), image, turns=3)
+    assert undecided.item() == pytest.approx(math.log(3))
+
+
+def test_frozen_trains_the_head_alone_and_nothing_changes_the_zero_point():
+    model = resnet()
+    start = own_model.Start(model, {"classes": Guide({n: torch.zeros_like(p) for n, p in model.named_parameters()})})
+    before, examples = state(model), task()
+    for method in ("frozen", "plain", "guided_classes"):
+        own_model.fine_tune(start, method, 0.1, examples, examples, epochs=2)
+    assert same(before, state(model))
+
+
+def test_the_experiment_is_complete_repeatable_and_drawn():
+    p = OwnModelParameters.parse(SMALL)
+    frame = own_model.run(p)
+    assert frame.equals(own_model.run(p))
+    sizes = frame.groupby(["method", "metric"]).size()
+    for method in own_model.METHODS:
+        assert sizes[method, "validation_first"] == len(p.learning_rates) and sizes[method, "accuracy"] == p.n_episodes
+    assert frame[frame["metric"] == "accuracy"]["value"].between(0, 1).all()
+    assert {m for m, metric in sizes.index if metric == "guide_fc"} == set(own_model.METHODS[2:])
+    table = own_model.verdicts(frame)
+    assert len(table) == 7 and (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
+    assert (table["at_the_edge"] != "").all()  # of two rates, each is at the edge
+    assert len(plots.own_model(frame).axes) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_shot": 15, "n_query": 6}, "n_shot [+] n_query = 21: at most 20"),
+        ({"n_way": 5000}, "n_way = 5000: at most"),
+        ({"n_scouts": 5000}, "n_scouts = 5000: at most"),
+    ],
+)
+def test_impossible_parameters_are_named(changes, message):
+    with pytest.raises(ParameterError, match=message):
+        own_model.run(OwnModelParameters.parse(SMALL | changes))

@@ -197,14 +197,18 @@ def run(parameters: OwnModelParameters) -> pd.DataFrame:
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     """Paired differences in test accuracy, each method at its own best rate: one row per comparison, with ``mean``,
-    its 95 % interval from ``low`` to ``high``, ``n``, and all of it as ``text``."""
+    its 95 % interval from ``low`` to ``high``, ``n``, all of it as ``text``, and ``at_the_edge``, the methods whose
+    best rate is the lowest or highest that was tried, so that another might be better still."""
     test = at_chosen_rates(frame, "first")
     by_method = dict(list(test[test["metric"] == "accuracy"].groupby("method")))
+    tried = set(frame["learning_rate"])
+    edge = [m for m, of in by_method.items() if of["learning_rate"].iloc[0] in (min(tried), max(tried))]
     rows = []
     for one, other in [(m, rival) for m in METHODS[2:] for rival in METHODS[:2]] + [("plain", "frozen")]:
         e = paired(by_method[one], by_method[other])
         row = {"comparison": f"{one} - {other}", "mean": e.mean, "low": e.low, "high": e.high}
-        rows.append(row | {"n": f"{e.n[0]} seeds x {e.n[1]} episodes", "text": e.text})
+        row |= {"n": f"{e.n[0]} seeds x {e.n[1]} episodes", "text": e.text}
+        rows.append(row | {"at_the_edge": ", ".join(m for m in (one, other) if m in edge)})
     return pd.DataFrame(rows)
 
 

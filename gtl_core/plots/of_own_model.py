@@ -48,7 +48,10 @@ def _rates(axis: Axes, frame: pd.DataFrame) -> None:
     for method, (_, color, marker, line) in LOOKS.items():
         means = 100 * tuning[tuning["method"] == method].groupby("learning_rate")["value"].mean()
         axis.plot(means.index, means, marker + line, color=color, markersize=5)
+    rates = sorted(tuning["learning_rate"].unique())
     axis.set(title="tuning episodes", xlabel="learning rate", ylabel="accuracy (%)", xscale="log")
+    axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axis.set_xticks([], minor=True)
 
 
 def _guides(axis: Axes, frame: pd.DataFrame) -> None:
