@@ -19,6 +19,9 @@ from loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
 DASK_TIMEOUT = 10  # seconds within which a cluster must answer
+# Loky takes memory that is kept for the next job (see `single_thread`) for a leak, from 300 MB on, and would start a new
+# process, which has to import torch again, every half minute.
+LOKY = {"LOKY_MAX_MEMORY_LEAK_SIZE": "2e9"}
 
 
 class WorkerError(RuntimeError):
@@ -56,7 +59,7 @@ def parallel(function: Callable, jobs: Sequence, workers: int, description: str,
     workers = min(workers or loky.cpu_count(), len(jobs))
     if workers <= 1:
         return list(_watched(map(function, jobs), jobs, description))
-    executor = loky.get_reusable_executor(workers, initializer=_start_worker, initargs=(os.getpid(),))
+    executor = loky.get_reusable_executor(workers, initializer=_start_worker, initargs=(os.getpid(),), env=LOKY)
     try:
         return _send(executor, function, jobs, description)
     except BaseException as error:  # nobody waits for the other jobs any more, which could take hours
