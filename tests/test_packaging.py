@@ -106,6 +106,7 @@ def test_the_core_imports_without_the_extras():
     extras = [r.name for r in REQUIREMENTS if r.name not in {"torch", "numpy", "safetensors"}]
     modules = [name.replace("-", "_") for name in extras] + ["PIL", "yaml"]
     code = (
-        f"import sys; sys.modules.update(dict.fromkeys({modules}, None)); sys.modules.pop('packaging'); import gtl_core"
+        f"import sys; sys.modules.update(dict.fromkeys({modules}, None)); sys.modules.pop('packaging'); "
+        "import gtl_core, gtl_core.tasks, gtl_core.training"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
