@@ -55,13 +55,23 @@ def provenance(parameters: Mapping[str, object], dataset: Mapping[str, str] | No
         "git": {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain", "--", ":!results"))},
         "machine": {
             "platform": platform.platform(),
-            "processor": platform.machine(),
+            "processor": _processor(),
             "cores": os.cpu_count(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
         },
         "wall_seconds": round(time.monotonic() - _started, 1),
     }
+
+
+def _processor() -> str:
+    """Its model, where the system tells: libraries choose their arithmetic by it, and not only by its capabilities."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _git(*arguments: str) -> str | None:

@@ -137,8 +137,8 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
     figure, axes = panels(len(CONDITIONS), len(tasks), (3.2 * len(tasks) + 0.6, 8.2), sharex=True, sharey=True)
     tuning, ranges = frame[frame["metric"] == "validation_first"], octaves(frame)
     with mpl.rc_context(STYLE):
-        for row, (zero_point, head) in zip(axes, CONDITIONS, strict=True):
-            for axis, (n_way, n_shot) in zip(row, tasks, strict=True):
+        for row, above, (zero_point, head) in zip(axes, [None, *axes[:-1]], CONDITIONS, strict=True):
+            for column, (axis, (n_way, n_shot)) in enumerate(zip(row, tasks, strict=True)):
                 here = {"zero_point": zero_point, "head": head, "n_way": n_way, "n_shot": n_shot}
                 for i, (m, of) in enumerate(by_method(_where(tuning, here))):
                     mean = 100 * of.groupby("learning_rate")["value"].mean()
@@ -150,6 +150,10 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
                 axis.set(yticks=range(0, 101, 20), xlabel="learning rate", ylabel="validation accuracy (%)")
                 axis.title.set_fontsize(9)
                 axis.label_outer()
+                if not axis.lines:  # not every task is done without pretraining
+                    axis.set_visible(False)
+                    above[column].set_xlabel("learning rate")
+                    above[column].tick_params(labelbottom=True)
         legend_below(figure)
     return figure
 
