@@ -112,12 +112,21 @@ def test_what_makes_no_sense_is_refused(wrong):
 
 
 def test_a_sparse_guide_survives_its_file_and_saves_space(tmp_path):
-    guide = sparse(Guide({"w": torch.rand(100, 50), "gone": torch.zeros(30), "one": torch.tensor(1.0)}), 0.9)
+    guide = sparse(
+        Guide(
+            {
+                "w": torch.rand(100, 50, generator=torch.Generator().manual_seed(0)),
+                "gone": torch.zeros(30),
+                "one": torch.tensor(1.0),
+            }
+        ),
+        0.9,
+    )
     guide.save(tmp_path / "dense")
     guide.save(tmp_path / "sparse", sparse=True)
     dense, thin = (Guide.load(tmp_path / name) for name in ("dense", "sparse"))
     assert all(torch.equal(thin[name], g) and thin[name].shape == g.shape for name, g in guide.items())
-    assert dense.metadata == thin.metadata and list(thin) == list(guide)
+    assert dense.metadata == thin.metadata and set(thin) == set(guide)
     values = (tmp_path / "dense").stat().st_size, (tmp_path / "sparse").stat().st_size
     # 4 bytes a value, against 8 for each that is left; a few hundred bytes name the tensors.
     assert abs(values[0] - 4 * 5031) < 1000 and abs(values[1] - 8 * 5031 * density(guide)) < 1000
