@@ -88,8 +88,8 @@ def relative(displacement: Displacement) -> Guide:
 
 
 CANDIDATES: dict[str, Callable[[Scouted], Guide]] = {
-    "tensor": lambda s: s.displacement.guide(scope="tensor"),
-    "network": lambda s: s.displacement.guide(),
+    "guided_tensor": lambda s: s.displacement.guide(scope="tensor"),
+    "guided_network": lambda s: s.displacement.guide(),
     "root": lambda s: root(s.displacement),
     "head_free": lambda s: free(root(s.displacement), "head."),
     "layers": lambda s: layers(s.displacement),

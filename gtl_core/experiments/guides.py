@@ -44,6 +44,7 @@ from gtl_core.training import correct, fit
 from gtl_core.workers import parallel
 
 RIVALS = ("frozen", "plain", "further_frozen", "further_plain")
+BAR = ("frozen", "plain")
 TUNED_ON = ("first", "last")
 CONDITION = ("arena", "head")
 EDGES = [i / 4 - 6 for i in range(25)]  # of histograms of log10 g
@@ -277,7 +278,7 @@ def arenas(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every candidate minus every rival, in every arena, each at its own best rate.
+    """Every method minus every rival (and minus ``root`` and ``shuffled``) in every arena, each at its own best rate.
 
     tuned_on: see `stats.choose_rates`; episodes know only ``first``. One row per (tuned_on, arena, head, method, rival)
     with the mean paired difference in accuracy, its 95 % interval from ``low`` to ``high``, ``n``, and as ``text``.
@@ -290,7 +291,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
             if tuned_on == "last" and arena.n_shot:
                 continue
             by_method = dict(list(of.groupby("method")))
-            for method, rival in product((*CANDIDATES, "plain"), RIVALS):
+            for method, rival in product((*CANDIDATES, *RIVALS), (*RIVALS, "root", "shuffled")):
                 if method == rival:
                     continue
                 e = paired(by_method[method], by_method[rival])
@@ -323,7 +324,8 @@ def conclusions(frame: pd.DataFrame) -> pd.DataFrame:
     """For each arena the scouted guide that is best *on validation tasks*, and the learned one, against the rivals.
 
     Choosing among candidates on the test tasks would flatter the winner. One row per (tuned_on, arena, head, kind);
-    ``answer`` says which of frozen and plain it is above, meaning that the 95 % interval excludes 0.
+    ``answer`` says which of frozen and plain it is above or below, meaning that the 95 % interval excludes 0;
+    ``passes`` if it is above both; ``beaten`` if it is below the zero point trained further on the scouts' data.
     """
     table = differences(frame).set_index(["tuned_on", *CONDITION, "method", "rival"]).sort_index()
     rows = []
@@ -332,12 +334,59 @@ def conclusions(frame: pd.DataFrame) -> pd.DataFrame:
             against = {rival: table.loc[(*key, name, rival)] for rival in RIVALS}
             row = dict(zip(("tuned_on", *CONDITION), key, strict=True)) | {"kind": kind, "guide": name}
             row |= {f"minus {rival}": e["text"] for rival, e in against.items()}
-            bars = ("frozen", "plain")
-            above = [rival for rival in bars if against[rival]["low"] > 0]
-            below = [rival for rival in bars if against[rival]["high"] < 0]
-            parts = [f"{word} {' and '.join(names)}" for word, names in (("above", above), ("below", below)) if names]
-            rows.append(row | {"both": len(above) == 2, "answer": ", ".join(parts) or "no difference"})
+            sides = {rival: side(e["low"], e["high"]) for rival, e in against.items()}
+            words = {word: [rival for rival in BAR if sides[rival] == word] for word in ("above", "below")}
+            answer = ", ".join(f"{word} {' and '.join(rivals)}" for word, rivals in words.items() if rivals)
+            further = any(sides[rival] == "below" for rival in RIVALS if rival not in BAR)
+            rows.append(row | {"passes": len(words["above"]) == 2, "beaten": further, "answer": answer or "undecided"})
     return pd.DataFrame(rows)
+
+
+def side(low: float, high: float) -> str:
+    """On which side of 0 an interval lies."""
+    return "above" if low > 0 else "below" if high < 0 else "undecided"
+
+
+def verdict(frame: pd.DataFrame) -> str:
+    """What this run says, in sentences."""
+    moved = frame[frame["metric"] == "moved"].set_index(["method", "part", "at"])["value"]
+    shares = {on: 100 * moved["Adam", on, 0.01] / moved["Adam", on, 1.0] for on in ("gradient", "step")}
+    lines = [
+        f"With g = 0.01 everywhere, Adam still makes {shares['gradient']:.0f} % of its way if the gradient is guided, "
+        f"{shares['step']:.1f} % if the step is."
+    ]
+    table, found = differences(frame), conclusions(frame)
+    for kind, what in (("scouted", "the scouts' guide, chosen on validation tasks,"), ("learned", "the learned guide")):
+        of = found[found["kind"] == kind]
+        passed = f"passes the bar in {of['passes'].sum()} of {len(of)} arenas (above frozen and plain at once)"
+        lines.append(
+            f"{what} {passed}; no guide, but further training on the scouts' images beats it in {of['beaten'].sum()}:"
+        )
+        lines += [f"  {_where(row):58} {row.guide:15} {row.answer}" for row in of.itertuples()]
+    key = ["tuned_on", *CONDITION, "method"]
+    lows = table[table["rival"].isin(BAR) & table["method"].isin(CANDIDATES)].groupby(key, sort=False)["low"].min()
+    passing = [f"{m} ({arena}, {head} head, {t})" for (t, arena, head, m), low in lows.items() if low > 0]
+    lines.append(
+        f"Of all {len(lows)} pairs of candidate and arena {len(passing)} pass, seen on the test tasks themselves:"
+    )
+    lines += [f"  {pair}" for pair in passing]
+    for one, other, what in (
+        ("root", "shuffled", "Does it matter which parameter has which g"),
+        ("distance", "root", "Do several guides by distance add to one"),
+        ("improved", "root", "Does it help to weigh scouts by what they improved"),
+        ("head_free", "root", "Does it help to free the head"),
+    ):
+        pairs = table[(table["method"] == one) & (table["rival"] == other)]
+        sides = [side(row.low, row.high) for row in pairs.itertuples()]
+        counts = ", ".join(f"{word} in {sides.count(word)}" for word in ("above", "below", "undecided"))
+        mean = 100 * pairs["mean"].mean()
+        lines.append(f"{what}? {one} - {other}: {counts} of {len(sides)} arenas, {mean:+.1f} points on average.")
+    return "\n".join(line[0].upper() + line[1:] for line in lines)
+
+
+def _where(row) -> str:
+    when = f", rate tuned on {row.tuned_on}" if row.arena.endswith("stream") else ""
+    return f"{row.arena}, {row.head} head{when}"
 
 
 def best_on_validation(frame: pd.DataFrame) -> dict[tuple[str, str, str], str]:
