@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 STATISTICS = ("square", "abs")
 SCOPES = ("network", "tensor")
-NORMALIZATIONS = ("max", "minmax")
+NORMALIZATIONS = ("max", "minmax", "zero", "raw")
 
 
 class Displacement:
     """Streaming statistics of `parameters - zero point` over scouts.
 
     Only sums are kept, so memory does not grow with the number of scouts, and two displacements from the same zero
-    point add up: ``a + b`` is what one scouting party would have found that ran the tasks of both.
+    point add up: ``a + b`` is what one scouting party would have found that ran the tasks of both; in ``0.5 * a`` every
+    scout counts half.
 
     ``zero_point`` maps parameter names to a copy of where the scouts started; ``count`` is the number of scouts added,
     ``diverged`` the number left out because they ended non-finite.
@@ -65,6 +66,16 @@ class Displacement:
                 sums[name] = self._sums[statistic][name] + other._sums[statistic][name]
         return total
 
+    def __rmul__(self, weight: float) -> Displacement:
+        """``0.5 * a`` counts every scout of ``a`` half: ``0.5 * a + b`` is a weighted mean. ValueError if negative."""
+        if not weight >= 0:
+            raise ValueError(f"weight = {weight}: must not be negative")
+        weighted = Displacement(self.zero_point)
+        weighted.count, weighted.diverged = weight * self.count, self.diverged
+        for statistic, sums in self._sums.items():
+            weighted._sums[statistic] = {name: weight * total for name, total in sums.items()}
+        return weighted
+
     @property
     def mean(self) -> dict[str, Tensor]:
         """Mean signed displacement per parameter: where scouts agree on a direction, it is as large as `mean_abs`."""
@@ -86,25 +97,17 @@ class Displacement:
         scope: over what the values are normalised, the whole ``network`` or each ``tensor`` by itself (the authors').
         normalization: ``max`` divides by the largest value; ``minmax`` (the authors') subtracts the smallest first,
         so that the least moved parameter of every scope is frozen. Where all values of a scope are equal, minmax is
-        undefined and max is used: a lone parameter that moved gets 1, one that did not gets 0.
+        undefined and max is used: a lone parameter that moved gets 1, one that did not gets 0. ``zero`` subtracts
+        the smallest and ``raw`` nothing; both divide by nothing, so that steps shrink with the displacements.
         statistic: mean ``square`` or mean ``abs`` displacement.
 
         Raises ValueError if there is no scout to average over, or if no parameter moved.
         """
-        _allow("scope", scope, SCOPES)
-        _allow("normalization", normalization, NORMALIZATIONS)
         _allow("statistic", statistic, STATISTICS)
         means = self._mean(statistic)
         if not any(mean.any() for mean in means.values()):  # also where squares of tiny displacements underflow
             raise ValueError("no parameter moved: the scouts did not train the copies that they were given")
-        values = {}
-        for names in [list(means)] if scope == "network" else [[name] for name in means]:
-            low = min(means[name].min() for name in names)
-            high = max(means[name].max() for name in names)
-            if normalization == "max" or low == high:
-                low = torch.zeros_like(low)
-            for name in names:
-                values[name] = ((means[name] - low) / (high - low)).clamp(0, 1) if high > 0 else means[name]
+        values = normalize(means, scope, normalization)
         settings = {"scope": scope, "normalization": normalization, "statistic": statistic}
         return Guide(values, {"zero_point": digest(self.zero_point), "scouts": self.count, **settings})
 
@@ -196,9 +199,18 @@ class Guide(Mapping[str, Tensor]):
             hint = "guide.without(name) and Guided(..., unguided=...) are for parts of a network that have no guide"
             raise ValueError(f"{error} ({hint})") from None
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file: the values, and the metadata with the torch version."""
-        write_safetensors(path, self._values, {**self.metadata, "torch": torch.__version__})
+    def save(self, path: str | Path, sparse: bool = False) -> None:
+        """Write a safetensors file: the values, and the metadata with the torch version.
+
+        sparse: write only what is not 0 and where it is: smaller if more than half is 0 (see `shaping.sparse`).
+        """
+        values, metadata = self._values, {**self.metadata, "torch": torch.__version__}
+        if sparse:
+            positions = {name: g.flatten().nonzero().flatten() for name, g in values.items()}
+            metadata["shapes"] = {name: list(g.shape) for name, g in values.items()}
+            values = {f"value:{name}": values[name].flatten()[at] for name, at in positions.items()}
+            values |= {f"at:{name}": at.int() for name, at in positions.items()}
+        write_safetensors(path, values, metadata)
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module | None = None) -> Guide:
@@ -207,11 +219,32 @@ class Guide(Mapping[str, Tensor]):
         values, metadata = read_safetensors(path)
         if "count" in metadata:
             raise ValueError(f"{path} holds a displacement, not a guide: Displacement.load(path).guide()")
+        if shapes := metadata.pop("shapes", None):
+            stored, values = values, {}
+            for name, shape in shapes.items():
+                value, at = stored[f"value:{name}"], stored[f"at:{name}"].long()
+                values[name] = value.new_zeros(shape).flatten().index_copy(0, at, value).view(shape)
         guide = cls(values, metadata)
         if model is None:
             return guide
         guide.check(model)
         return cls({name: guide[name].to(p.device) for name, p in model.named_parameters()}, metadata)
+
+
+def normalize(values: Mapping[str, Tensor], scope: str = "network", normalization: str = "max") -> dict[str, Tensor]:
+    """Values >= 0 of any statistic brought into [0, 1], as `Displacement.guide` says."""
+    _allow("scope", scope, SCOPES)
+    _allow("normalization", normalization, NORMALIZATIONS)
+    normalized = {}
+    for names in [list(values)] if scope == "network" else [[name] for name in values]:
+        low = min(values[name].min() for name in names)
+        high = max(values[name].max() for name in names)
+        if normalization in ("max", "raw") or (normalization == "minmax" and low == high):
+            low = torch.zeros_like(low)
+        width = torch.ones_like(high) if normalization in ("zero", "raw") else high - low
+        for name in names:
+            normalized[name] = ((values[name] - low) / width).clamp(0, 1) if high > 0 else values[name]
+    return normalized
 
 
 def digest(parameters: nn.Module | Mapping[str, Tensor]) -> str:

@@ -19,8 +19,8 @@ from loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
 DASK_TIMEOUT = 10  # seconds within which a cluster must answer
-# Loky takes memory that is kept for the next job (see `single_thread`) for a leak, from 300 MB on, and would start a new
-# process, which has to import torch again, every half minute.
+# Loky takes memory that is kept for the next job (see `single_thread`) for a leak, from 300 MB on, and would start new
+# processes, which have to import torch again, every half minute.
 LOKY = {"LOKY_MAX_MEMORY_LEAK_SIZE": "2e9"}
 
 

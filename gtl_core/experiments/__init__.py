@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gtl_core import plots
 from gtl_core.experiments.forgetting import ForgettingParameters
+from gtl_core.experiments.guides import GuidesParameters
 from gtl_core.experiments.method import MethodParameters
 from gtl_core.experiments.one_shot import OneShotParameters
 from gtl_core.experiments.own_model import OwnModelParameters
@@ -60,6 +61,19 @@ _ALL = (
             "forgetting_classes": plots.forgetting_classes,
             "forgetting_conditions": plots.forgetting_conditions,
             "forgetting_rates": plots.forgetting_rates,
+        },
+    ),
+    Experiment(
+        "guides",
+        "04_guides",
+        GuidesParameters,
+        {
+            "guides_anatomy": plots.guides_anatomy,
+            "guides_arenas": plots.guides_arenas,
+            "guides_distance": plots.guides_distance,
+            "guides_rates": plots.guides_rates,
+            "guides_steps": plots.guides_steps,
+            "guides_temperatures": plots.guides_temperatures,
         },
     ),
     Experiment("own_model", "05_your_own_model", OwnModelParameters, {"own_model": plots.own_model}),

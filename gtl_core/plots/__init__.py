@@ -7,6 +7,14 @@ from gtl_core.plots.of_forgetting import (
     forgetting_conditions,
     forgetting_rates,
 )
+from gtl_core.plots.of_guides import (
+    guides_anatomy,
+    guides_arenas,
+    guides_distance,
+    guides_rates,
+    guides_steps,
+    guides_temperatures,
+)
 from gtl_core.plots.of_method import method
 from gtl_core.plots.of_one_shot import one_shot, one_shot_examples, one_shot_rates, one_shot_saturation
 from gtl_core.plots.of_own_model import own_model
@@ -19,6 +27,12 @@ __all__ = [
     "forgetting_classes",
     "forgetting_conditions",
     "forgetting_rates",
+    "guides_anatomy",
+    "guides_arenas",
+    "guides_distance",
+    "guides_rates",
+    "guides_steps",
+    "guides_temperatures",
     "method",
     "one_shot",
     "one_shot_examples",

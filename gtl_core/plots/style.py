@@ -23,6 +23,8 @@ COLORS = {
     "plain_restarts": "#E69F00",
     "guided_restarts": "#56B4E9",
     "control": "#999999",
+    "root": "#000000",
+    "learned": "#CC79A7",
 }
 LABELS = {
     "scratch": "from scratch",
@@ -34,6 +36,8 @@ LABELS = {
     "plain_restarts": "plain, with restarts",
     "guided_restarts": "guided, with restarts",
     "control": "control",
+    "root": "guided (square root)",
+    "learned": "guided (learned)",
 }
 HEADS = {"random": "random head", "zero": "zero head"}
 TUNED_ON = {

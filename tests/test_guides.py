@@ -1,0 +1,205 @@
+"""The guide laboratory's parts by hand, and the whole of it in small."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gtl_core import Displacement, Guide, plots
+from gtl_core.baselines.learned_guide import learned_guide
+from gtl_core.baselines.meta import meta_loss
+from gtl_core.experiments import ParameterError
+from gtl_core.experiments.candidates import CANDIDATES, consistent, for_ways, relative
+from gtl_core.experiments.guides import (
+    GS,
+    OPTIMIZERS,
+    RIVALS,
+    Arena,
+    GuidesParameters,
+    accuracies,
+    best_on_validation,
+    conclusions,
+    differences,
+    moves,
+    run,
+    side,
+    verdict,
+)
+from gtl_core.models import conv4, new_head
+from gtl_core.shaping import linear
+from gtl_core.stacked import stack
+from gtl_core.tasks import Episode, rng
+
+SMALL = dict(
+    dataset="glyphs", seed=0, n_seeds=2, arenas=["none 3-way 1-shot", "inverted 4-way stream"], heads=["zero"],
+    n_episodes=10, n_tuning_episodes=2, n_streams=2, n_tuning_streams=1, n_rounds=2, n_query=4, epochs=3,
+    first_epochs=3, stream_epochs=1, learning_rates=[0.03, 0.3], channels=4, pretraining_epochs=1, n_scouts=3,
+    scout_n_way=3, scout_n_shot=3, scout_n_query=3, scout_epochs=6, scout_learning_rate=0.1, learned_tasks=4,
+    results="", prepared="", workers=1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"arenas": ["5-way 1-shot"]}, "'5-way 1-shot': must begin with one of none, glyphs, rotated, inverted"),
+        ({"arenas": ["none 5 shots"]}, "'5 shots': must be like '5-way 1-shot'"),
+        ({"arenas": ["glyphs 5-way stream"]}, "'glyphs 5-way stream' is no shift where dataset = 'glyphs'"),
+        ({"arenas": ["none 5-way 17-shot"]}, "n_query = 4: too many for 'none 5-way 17-shot'"),
+        ({"n_rounds": 16}, "n_query = 4: too many for 'inverted 4-way stream'"),
+        ({"scout_n_shot": 18}, "scout_n_query = 3: at most 2"),
+        ({"n_episodes": 15}, "n_episodes = 15: should be a multiple of 10"),
+    ],
+)
+def test_wrong_parameters_are_refused_in_one_line(wrong, message):
+    with pytest.raises(ParameterError, match=re.escape(message)):
+        GuidesParameters.parse(SMALL | wrong)
+
+
+def test_arenas_are_what_they_say():
+    assert Arena.parse("rotated 5-way 1-shot") == ("rotated", 5, 1) and Arena.parse("none 4-way stream").n_shot == 0
+    p = GuidesParameters.parse(SMALL | {"heads": ["zero", "random"]})
+    assert [(str(arena), head) for arena, head in p.conditions()] == [
+        ("none 3-way 1-shot", "zero"),
+        ("none 3-way 1-shot", "random"),
+        ("inverted 4-way stream", "zero"),
+    ]
+    assert len(p.stations()) == 6 and len(p.preparations()) == 2  # shifts and heads share a pretrained network
+
+
+def moved(*scouts):
+    displacement = Displacement({"body.w": torch.tensor([1.0, -2.0, 0.0]), "head.w": torch.zeros(2)})
+    for body, head in scouts:
+        zero = displacement.zero_point
+        displacement.add({"body.w": zero["body.w"] + torch.tensor(body), "head.w": zero["head.w"] + torch.tensor(head)})
+    return displacement
+
+
+def test_consistency_by_hand():
+    """The first parameter moves 1 and 3, the second 1 and -1, the third not at all; the head is free."""
+    guide = consistent(moved(([1.0, 1, 0], [1.0, 1]), ([3.0, -1, 0], [1.0, -1])))
+    assert guide["body.w"].tolist() == [1, 0, 0] and guide["head.w"].tolist() == [1, 1]
+
+
+def test_relative_displacement_by_hand():
+    """|w| = 1, 2, 0 with mean 1; all move by 1: 1/2, 1/3 and 1, and what was all 0 is free."""
+    guide = relative(moved(([1.0, -1, 1], [5.0, 0])))
+    assert guide["body.w"].tolist() == pytest.approx([1 / 2, 1 / 3, 1]) and guide["head.w"].tolist() == [1, 1]
+
+
+def test_heads_of_other_sizes_get_the_mean_over_classes():
+    guide = Guide({"body.w": torch.tensor([0.3]), "head.weight": torch.tensor([[0.0, 1], [1, 1]])})
+    more = for_ways(guide, 3)
+    assert more["head.weight"].tolist() == [[0.5, 1]] * 3 and torch.equal(more["body.w"], guide["body.w"])
+
+
+def task(seed):
+    """Tell two noisy pictures apart."""
+    generator = rng(seed)
+    pictures = torch.rand(2, 1, 1, 28, 28, generator=generator)
+    support, query = (pictures + 0.3 * torch.randn(2, n, 1, 28, 28, generator=generator) for n in (1, 4))
+    return Episode(torch.arange(2), support, query)
+
+
+def test_a_learned_guide_improves_its_own_loss_and_leaves_the_zero_point_alone():
+    model = conv4(2, 4, generator=rng(0))
+    new_head(model, 2, "zero", generator=rng(1))
+    tasks = [task(i) for i in range(4)]
+    zero_point = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    guide = learned_guide(model, tasks * 10, n_steps=3)
+    losses = [
+        meta_loss(stack([model] * 4, graph=True), zero_point, g, tasks, 3, first_order=True).item()
+        for g in (linear(guide, 0, 0.1), guide)  # where it started, and where it went
+    ]
+    assert losses[1] < losses[0]
+    assert all(torch.equal(p, zero_point[name]) and p.grad is None for name, p in model.named_parameters())
+    assert guide.metadata["learned_on"] == 40 and len({round(g.mean().item(), 3) for g in guide.values()}) > 1
+
+
+def test_under_adam_a_guided_gradient_goes_its_whole_way_and_a_guided_step_its_share():
+    model = conv4(2, 4, generator=rng(0))
+    inputs, labels = task(0).query.flatten(0, 1), torch.arange(2).repeat_interleave(4)
+    rows = pd.DataFrame(moves(model, inputs, labels))
+    assert len(rows) == 2 * len(OPTIMIZERS) * len(GS)
+    far = rows.set_index(["method", "part", "at"])["value"]
+    for optimizer in OPTIMIZERS:
+        assert far[optimizer, "step", 0.0] == 0
+        assert far[optimizer, "step", 0.01] < 0.05 * far[optimizer, "step", 1.0]
+        assert far[optimizer, "gradient", 1.0] == far[optimizer, "step", 1.0]
+    for optimizer in ("Adam", "AdamW"):
+        assert far[optimizer, "gradient", 0.01] > 0.9 * far[optimizer, "gradient", 1.0]
+    assert far["AdamW", "gradient", 0.0] > 0  # weight decay asks no gradient
+    torch.testing.assert_close(far["SGD", "gradient", 0.1], far["SGD", "step", 0.1], rtol=1e-3, atol=0)
+
+
+def test_sides_of_zero():
+    assert [side(0.1, 0.2), side(-0.2, -0.1), side(-0.1, 0.1)] == ["above", "below", "undecided"]
+
+
+@pytest.fixture(scope="module")
+def small():
+    return run(GuidesParameters.parse(SMALL))
+
+
+def test_the_experiment_is_complete_and_paired(small):
+    test = small[small["metric"] == "accuracy"]
+    assert set(test["method"]) == {*RIVALS, *CANDIDATES}
+    tuning = small[small["metric"].isin(["validation_first", "validation_last"])]
+    # The same budget for every method: each rate on each seed.
+    assert set(tuning.groupby(["arena", "head", "method", "metric"]).size()) == {4}
+    table = differences(small)
+    assert ((table["low"] <= table["mean"] + 1e-9) & (table["mean"] <= table["high"] + 1e-9)).all()
+    assert dict(table.groupby("arena")["n"].unique().str.join("")) == {
+        "none 3-way 1-shot": "2 seeds x 10 episodes",
+        "inverted 4-way stream": "2 seeds x 2 streams",
+    }
+    assert set(table["tuned_on"]) == {"first", "last"}
+    assert set(table.loc[table["tuned_on"] == "last", "arena"]) == {"inverted 4-way stream"}
+
+
+def test_the_best_guide_is_chosen_without_the_test_tasks(small):
+    blind = small[small["metric"] != "accuracy"]
+    assert best_on_validation(blind) == best_on_validation(small)
+    assert not {"learned", "shuffled"} & set(best_on_validation(small).values())
+
+
+def test_conclusions_follow_from_the_numbers(small):
+    """Where one guide is right everywhere and the rivals nowhere, it passes; where it is wrong, it does not."""
+    for right, answer in ((1.0, "above frozen and plain"), (0.0, "below frozen and plain")):
+        frame = small.copy()
+        guides = frame["method"].isin(CANDIDATES)
+        accuracy = frame["metric"] == "accuracy"
+        frame.loc[accuracy, "value"] = np.where(guides[accuracy], right, 1 - right)
+        found = conclusions(frame)
+        assert set(found["answer"]) == {answer}
+        assert set(found["passes"]) == {right == 1} and set(found["beaten"]) == {right == 0}
+        passing = f"passes the bar in {3 * int(right)} of 3 arenas"
+        assert verdict(frame).count(passing) == 2
+
+
+def test_what_is_told_about_guides_adds_up(small):
+    def of(metric):
+        return small[small["metric"] == metric]
+
+    assert set(of("histogram").groupby("part")["value"].sum().round(4)) == {1}
+    assert of("points")["value"].sum() == pytest.approx(1)
+    assert of("below").groupby("method")["value"].last().tolist() == [1] * 6
+    assert of("density").sort_values("at")["value"].is_monotonic_decreasing
+    assert (accuracies(small)["learning_rate"].isin([0.03, 0.3])).all()
+
+
+@pytest.mark.parametrize("name", ["anatomy", "arenas", "distance", "rates", "steps", "temperatures"])
+def test_figures_are_drawn_from_the_table_alone(small, name, tmp_path):
+    small.to_csv(tmp_path / "t.csv", index=False)
+    frame = pd.read_csv(tmp_path / "t.csv", keep_default_na=False, na_values=[""])
+    plots.save(getattr(plots, f"guides_{name}")(frame), tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_the_experiment_does_not_depend_on_the_number_of_workers(small):
+    only = {"arenas": SMALL["arenas"][:1], "workers": 2}
+    other = run(GuidesParameters.parse(SMALL | only))
+    same = small[small["arena"] == SMALL["arenas"][0]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, other[other["arena"].notna()].reset_index(drop=True))
