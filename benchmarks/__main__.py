@@ -96,7 +96,7 @@ def operations(model: nn.Module, example: Tensor) -> int:
 
 
 def line(what: str, against: str, ratio: Ratio | None, target: str, note: str = "") -> None:
-    print(f"{what:<44}  {against:<28}  {str(ratio or ''):<22}  {target:<8}  {note}", flush=True)
+    print(f"{what:<44}  {against:<28}  {ratio or ''!s:<22}  {target:<8}  {note}", flush=True)
 
 
 def scouting(rounds: int, pool: Executor) -> None:

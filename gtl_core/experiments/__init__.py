@@ -11,6 +11,7 @@ from gtl_core.experiments.forgetting import ForgettingParameters
 from gtl_core.experiments.method import MethodParameters
 from gtl_core.experiments.one_shot import OneShotParameters
 from gtl_core.experiments.parameters import ParameterError, Parameters
+from gtl_core.experiments.scaling import ScalingParameters
 from gtl_core.experiments.xor import XorParameters
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ _ALL = (
             "forgetting_conditions": plots.forgetting_conditions,
             "forgetting_rates": plots.forgetting_rates,
         },
+    ),
+    Experiment(
+        "scaling",
+        "09_scaling",
+        ScalingParameters,
+        {"scaling": plots.scaling, "scaling_cluster": plots.scaling_cluster},
     ),
 )
 EXPERIMENTS = {experiment.notebook: experiment for experiment in _ALL}

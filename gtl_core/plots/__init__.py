@@ -9,6 +9,7 @@ from gtl_core.plots.of_forgetting import (
 )
 from gtl_core.plots.of_method import method
 from gtl_core.plots.of_one_shot import one_shot, one_shot_examples, one_shot_rates, one_shot_saturation
+from gtl_core.plots.of_scaling import scaling, scaling_cluster
 from gtl_core.plots.of_xor import xor, xor_map, xor_search
 from gtl_core.plots.style import save
 
@@ -24,6 +25,8 @@ __all__ = [
     "one_shot_rates",
     "one_shot_saturation",
     "save",
+    "scaling",
+    "scaling_cluster",
     "xor",
     "xor_map",
     "xor_search",
