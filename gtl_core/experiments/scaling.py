@@ -106,7 +106,9 @@ def run(p: ScalingParameters) -> pd.DataFrame:
         took, sent = measured(setting, p)
         seconds.append(took)
         record("measured", setting, seconds=took, sent_bytes=sent)
-    alone = [s for s in every if s.n_workers == 1 and s.batch_size == p.batch_sizes[0]]
+    alone = [s for s in every if s.n_workers == p.n_workers[0] and s.batch_size == p.batch_sizes[0]]
+    many, largest = max(p.n_scouts), max(s.n_parameters for s in every)
+    alone = [s for s in alone if s.n_scouts == many or s.n_parameters == largest]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
         for setting, peak in zip(alone, fresh.map(partial(peak_bytes, p=p), alone), strict=True):
             record("measured", setting, peak_bytes=peak)
