@@ -125,10 +125,9 @@ def scouting(rounds: int, pool: Executor) -> None:
 def guided(rounds: int) -> None:
     for name, channels, batch, some in (("150k", 72, 25, rounds), ("10M", 608, 25, 3)):
         for optimizer in ("SGD", "AdamW", "AdamW fused"):
-            r = guided_step.compare(channels, batch, guided_step.OPTIMIZERS[optimizer], some)
-            ratio = Ratio(r["plain_ms"] / 1e3, r["plain_ms"] * r["ratio"] / 1e3, r["low"], r["ratio"], r["high"])
+            ratio = guided_step.compare(channels, batch, guided_step.OPTIMIZERS[optimizer], some)
             target = "<= 1.05" if name == "150k" else ""
-            note = f"{r['plain_ms']:.1f} ms plain, batch of {batch}"
+            note = f"{1e3 * ratio.other:.1f} ms plain, batch of {batch}"
             line(f"guided step, {name} parameters", optimizer, ratio, target, note)
 
 

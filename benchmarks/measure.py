@@ -18,7 +18,7 @@ class Ratio(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.median:6.2f}  {self.low:5.2f} .. {self.high:<5.2f}"
+        return f"{self.median:6.3f}  {self.low:6.3f} .. {self.high:<6.3f}"
 
 
 def alternate(

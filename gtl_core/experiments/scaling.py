@@ -240,7 +240,7 @@ TIMES = ("compute", "send_all", "merge_sums")
 
 def errors(frame: pd.DataFrame) -> pd.DataFrame:
     """Relative error of the predicted seconds: per size, median and largest, ``fitted`` and ``held_out``."""
-    seconds = frame[frame["metric"] == "seconds"].pivot_table(index=list(Setting._fields), columns="method")["value"]
+    seconds = frame[frame["metric"] == "seconds"].pivot(index=list(Setting._fields), columns="method", values="value")
     relative = seconds[["fitted", "held_out"]].div(seconds["measured"], axis=0).sub(1).abs()
     return relative.groupby("n_parameters").agg(["median", "max"])
 
