@@ -27,6 +27,8 @@ from gtl_core.training import Recipe
 from gtl_core.workers import single_thread
 
 LAYERS = 4
+VISIBLE = 500_000  # parameters; smaller networks find their memory among what Python keeps free
+COPIES = 8  # of the parameters while a scout is added: model, scout, zero point, sums, its displacement and its square
 SUMS = 3  # of a `Displacement`: signed, absolute and squared
 FLOAT32 = 4  # bytes
 
@@ -89,7 +91,7 @@ def run(p: ScalingParameters) -> pd.DataFrame:
     - ``measured``: ``seconds``, ``sent_bytes`` of a scouting, ``peak_bytes`` (with one worker) above what is imported;
     - ``fitted`` and ``held_out``: ``seconds`` by a model that knew this size of network, and by one that did not;
     - ``model``: the coefficients, by the names of `terms`;
-    - ``assumed``: the parameters about the target network and the GPUs;
+    - ``assumed``: the parameters about the target network and the GPUs, and ``COPIES``;
     - ``full`` and ``lora``: needs of the target network, see `needs`.
     """
     single_thread()
@@ -108,7 +110,7 @@ def run(p: ScalingParameters) -> pd.DataFrame:
         record("measured", setting, seconds=took, sent_bytes=sent)
     alone = [s for s in every if s.n_workers == p.n_workers[0] and s.batch_size == p.batch_sizes[0]]
     many, largest = max(p.n_scouts), max(s.n_parameters for s in every)
-    alone = [s for s in alone if s.n_scouts == many or s.n_parameters == largest]
+    alone = [s for s in alone if s.n_scouts == many and s.n_parameters >= VISIBLE or s.n_parameters == largest]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
         for setting, peak in zip(alone, fresh.map(partial(peak_bytes, p=p), alone), strict=True):
             record("measured", setting, peak_bytes=peak)
@@ -122,7 +124,7 @@ def run(p: ScalingParameters) -> pd.DataFrame:
             record("held_out", setting, seconds=predict(without, setting, p.steps))
     assumed = list(ScalingParameters.model_fields)
     assumed = assumed[assumed.index("target_size") :]
-    record("assumed", {}, **{name: getattr(p, name) for name in assumed})
+    record("assumed", {}, copies=COPIES, **{name: getattr(p, name) for name in assumed})
     for method in OPERATIONS:
         record(method, {"n_parameters": p.target_size, "n_scouts": p.target_scouts}, **needs(p, method))
     return pd.DataFrame(rows)
@@ -133,7 +135,9 @@ def measured(setting: Setting, p: ScalingParameters) -> tuple[float, int]:
     executor = None
     if setting.n_workers > 1:
         executor = _Counting(loky.get_reusable_executor(setting.n_workers, timeout=600, initializer=single_thread))
-        send_scouts(Setting(1, 1, 4 * setting.n_workers, setting.n_workers), p, executor)  # they have to start
+    send_scouts(
+        Setting(1, 1, 4 * setting.n_workers, setting.n_workers), p, executor
+    )  # workers and libraries start late
     took = []
     for _ in range(p.repeats):
         if executor:
@@ -245,16 +249,11 @@ def errors(frame: pd.DataFrame) -> pd.DataFrame:
     return relative.groupby("n_parameters").agg(["median", "max"])
 
 
-def memory_growth(frame: pd.DataFrame) -> float:
-    """Peak memory of the largest network with the most scouts, as a multiple of that with the fewest."""
-    peaks = frame[(frame["metric"] == "peak_bytes") & (frame["n_parameters"] == largest(frame))]
-    peaks = peaks.sort_values("n_scouts")["value"].to_numpy()
-    return peaks[-1] / peaks[0]
-
-
-def largest(frame: pd.DataFrame) -> int:
-    """Parameters of the largest network that was measured."""
-    return frame.loc[frame["method"] == "measured", "n_parameters"].max()
+def peaks(frame: pd.DataFrame) -> pd.DataFrame:
+    """Peak memory by network and number of scouts, as multiples of the memory of the parameters (see `COPIES`)."""
+    of = frame[frame["metric"] == "peak_bytes"].astype({"n_parameters": int, "n_scouts": int})
+    copies = of.assign(copies=of["value"] / (FLOAT32 * of["n_parameters"]))
+    return copies.pivot(index="n_parameters", columns="n_scouts", values="copies")
 
 
 def limits(frame: pd.DataFrame, p: ScalingParameters) -> pd.DataFrame:

@@ -29,7 +29,7 @@ def scaling(frame: pd.DataFrame) -> Figure:
             color = WORKERS.get(n_workers, "black")
             by_method = {m: part.sort_values("n_parameters") for m, part in of.groupby("method")}
             at = by_method["measured"]
-            label = f"{n_workers} worker{'s' * (n_workers > 1)}"
+            label = f"{n_workers:g} worker{'s' * (n_workers > 1)}"
             seconds.plot(at["n_parameters"], at["value"], "o", color=color, markersize=5, label=label)
             for method, style in (("fitted", "-"), ("held_out", ":")):
                 of_method = by_method[method]
@@ -39,8 +39,9 @@ def scaling(frame: pd.DataFrame) -> Figure:
         for n_scouts, of in frame[frame["metric"] == "peak_bytes"].groupby("n_scouts"):
             marker = {"marker": "o" if n_scouts == frame["n_scouts"].dropna().min() else "x", "linestyle": "none"}
             memory.plot(of["n_parameters"], of["value"] / 1e6, color="black", label=f"{n_scouts:g} scouts", **marker)
-        size = np.array(sorted(set(base["n_parameters"])), float)
-        memory.plot(size, 4 * size / 1e6, "--", color="#999999", label="the parameters alone")
+        size = np.array(sorted(set(base["n_parameters"])))
+        copies = _assumed(frame, "copies")
+        memory.plot(size, 4 * copies * size / 1e6, "--", color="#999999", label=f"{copies:g} copies of the parameters")
         travelled = frame[(frame["metric"] == "sent_bytes") & (frame["n_workers"] > 1)]
         travelled = travelled[travelled["batch_size"] == travelled["batch_size"].min()]
         travelled = travelled[travelled["n_workers"] == travelled["n_workers"].min()]
@@ -68,22 +69,30 @@ def scaling_cluster(frame: pd.DataFrame) -> Figure:
         for part, color in PARTS.items():
             memory.barh(list(TRAINED.values()), of[part] / 1e9, left=left, color=color, height=0.5, label=part)
             left += of[part].to_numpy() / 1e9
-        gpu = frame.loc[frame["metric"] == "gpu_memory", "value"].iloc[0] / 1e9
+        gpu = _assumed(frame, "gpu_memory") / 1e9
         memory.axvline(gpu, color="black", linewidth=1, linestyle="--")
         memory.text(gpu, 1.42, f" one GPU, {gpu:.0f} GB", fontsize=8, va="bottom")
         memory.set(title="Memory of one scout and the sums", xlabel="GB", ylim=(1.75, -0.6))
         memory.legend(loc="lower right", fontsize=7.5)
         place = np.arange(len(TIMES))
         for shift, (method, color) in zip((-0.2, 0.2), (("full", "#0072B2"), ("lora", "#56B4E9")), strict=True):
-            values = of.loc[method, list(TIMES)] / 60
+            values = of.loc[method, list(TIMES)]
             times.bar(place + shift, values, width=0.38, color=color, label=TRAINED[method])
             for x, value in zip(place + shift, values, strict=True):
-                times.text(x, value * 1.15, f"{value:.2g}", ha="center", fontsize=8)
+                times.text(x, value * 1.15, _short(value), ha="center", fontsize=8)
         times.set_xticks(place, list(TIMES.values()))
-        times.set(title="Time of all scouts", ylabel="minutes", yscale="log")
+        times.set(title="Time of all scouts", ylabel="seconds", yscale="log")
         times.margins(y=0.15)
         times.legend(loc="upper right", fontsize=8)
     return figure
+
+
+def _assumed(frame: pd.DataFrame, name: str) -> float:
+    return frame.loc[frame["metric"] == name, "value"].iloc[0]
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.2g}"
 
 
 def _base(frame: pd.DataFrame) -> pd.DataFrame:
