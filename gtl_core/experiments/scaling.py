@@ -110,7 +110,7 @@ def run(p: ScalingParameters) -> pd.DataFrame:
         record("measured", setting, seconds=took, sent_bytes=sent)
     alone = [s for s in every if s.n_workers == p.n_workers[0] and s.batch_size == p.batch_sizes[0]]
     many, largest = max(p.n_scouts), max(s.n_parameters for s in every)
-    alone = [s for s in alone if s.n_scouts == many and s.n_parameters >= VISIBLE or s.n_parameters == largest]
+    alone = [s for s in alone if (s.n_scouts == many and s.n_parameters >= VISIBLE) or s.n_parameters == largest]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
         for setting, peak in zip(alone, fresh.map(partial(peak_bytes, p=p), alone), strict=True):
             record("measured", setting, peak_bytes=peak)
@@ -135,9 +135,7 @@ def measured(setting: Setting, p: ScalingParameters) -> tuple[float, int]:
     executor = None
     if setting.n_workers > 1:
         executor = _Counting(loky.get_reusable_executor(setting.n_workers, timeout=600, initializer=single_thread))
-    send_scouts(
-        Setting(1, 1, 4 * setting.n_workers, setting.n_workers), p, executor
-    )  # workers and libraries start late
+    send_scouts(Setting(1, 1, 4 * setting.n_workers, setting.n_workers), p, executor)  # to start
     took = []
     for _ in range(p.repeats):
         if executor:
