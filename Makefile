@@ -34,7 +34,7 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 	@$(PY) -m jupyterlab notebooks
 
 bench: $(STAMP) ## speed and memory against plain PyTorch
-	@$(PY) -m benchmarks.guided_step
+	@$(PY) -m benchmarks
 
 lock: ## resolve pyproject.toml anew into requirements.lock
 	@$(PYTHON) -m pip install -qq --dry-run --ignore-installed --report .lock.json -e ".[notebooks,test,cluster]"

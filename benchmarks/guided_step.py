@@ -9,15 +9,16 @@ quartiles. The 150k-parameter network is the target of the design: at most 5 % o
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.measure import Ratio, alternate
 from gtl_core import Guide, Guided
 from gtl_core.models import conv4
 from gtl_core.tasks import rng
@@ -39,27 +40,20 @@ def random_guide(model: nn.Module) -> Guide:
     return Guide(values).to(device)
 
 
-def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs, labels) -> Callable[[], None]:
-    def step() -> None:
+def training_steps(
+    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor, repeats: int
+) -> None:
+    for _ in range(repeats):
         optimizer.zero_grad()
         cross_entropy(model(inputs), labels).backward()
         optimizer.step()
-        if inputs.is_cuda:
-            torch.cuda.synchronize()
-
-    return step
+    if inputs.is_cuda:
+        torch.cuda.synchronize()
 
 
-def seconds(function: Callable[[], None], repeats: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        function()
-    return (time.perf_counter() - begin) / repeats
-
-
-def compare(channels: int, batch: int, make: Callable, rounds: int, device: str = "cpu") -> dict[str, float]:
-    """Median plain milliseconds, and quartiles of guided / plain over ``rounds`` alternations."""
-    steps = {}
+def compare(channels: int, batch: int, make: Callable, rounds: int, device: str = "cpu") -> Ratio:
+    """Seconds of one guided and of one plain training step, and the ratio of the two."""
+    train = {}
     inputs = torch.rand(batch, 1, 28, 28, generator=rng(0, "inputs")).to(device)
     labels = (torch.arange(batch) % 20).to(device)
     for method in ("plain", "guided"):
@@ -67,16 +61,14 @@ def compare(channels: int, batch: int, make: Callable, rounds: int, device: str 
         optimizer = make(model.parameters())
         if method == "guided":
             optimizer = Guided(optimizer, model, random_guide(model))
-        steps[method] = training_step(model, optimizer, inputs, labels)
-    repeats = max(1, int(0.05 / seconds(steps["plain"], 3)))
-    plain, ratios = [], []
-    for i in range(rounds):
-        order = ("plain", "guided") if i % 2 else ("guided", "plain")
-        took = {method: seconds(steps[method], repeats) for method in order}
-        plain.append(1e3 * took["plain"])
-        ratios.append(took["guided"] / took["plain"])
-    low, median, high = statistics.quantiles(ratios, n=4)
-    return {"plain_ms": statistics.median(plain), "low": low, "ratio": median, "high": high}
+        train[method] = partial(training_steps, model, optimizer, inputs, labels)
+    train["plain"](1)
+    begin = time.perf_counter()
+    train["plain"](3)
+    repeats = max(1, int(0.15 / (time.perf_counter() - begin)))
+    guided, plain = (partial(train[method], repeats) for method in ("guided", "plain"))
+    ratio = alternate(guided, plain, rounds)
+    return ratio._replace(plain=ratio.plain / repeats, other=ratio.other / repeats)
 
 
 def main() -> None:
@@ -90,10 +82,8 @@ def main() -> None:
     for (channels, batch), (name, make) in product(((72, 25), (72, 100)), OPTIMIZERS.items()):
         n = sum(p.numel() for p in conv4(20, channels, generator=rng(0)).parameters())
         r = compare(channels, batch, make, arguments.rounds, arguments.device)
-        print(
-            f"{n:>10,}  {batch:>5}  {name:<13}  {r['plain_ms']:>8.2f}  {r['ratio']:>14.3f}"
-            f"  {r['low']:>6.3f} .. {r['high']:.3f}"
-        )
+        quartiles = f"{r.low:>6.3f} .. {r.high:.3f}"
+        print(f"{n:>10,}  {batch:>5}  {name:<13}  {1e3 * r.other:>8.2f}  {r.median:>14.3f}  {quartiles}")
 
 
 if __name__ == "__main__":

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+from benchmarks.measure import Ratio, alternate
 from gtl_core.baselines.backbones import pooled_conv4
 from gtl_core.baselines.meta import meta_loss
 from gtl_core.models import conv4
@@ -68,10 +69,24 @@ def batched(model: nn.Module, episodes: Sequence[Episode], first_order: bool, st
     return list(torch.autograd.grad(loss * len(episodes), list(zero_point.values())))
 
 
-def seconds(function: Callable[[], object]) -> float:
-    begin = time.process_time()
-    function()
-    return time.process_time() - begin
+def compare(
+    rounds: int, n_tasks: int = 8, queries: int = 1, make: Callable[..., nn.Sequential] = conv4
+) -> Iterator[tuple[str, Ratio, float]]:
+    """For each method: its name, plain / batched, and batched tasks per second."""
+    model = make(5, 64, generator=rng(0, "network"))
+    stacked = stack([model] * n_tasks, graph=True)
+
+    def images(n: int, i: int) -> Tensor:
+        return torch.rand(5, n, 1, 28, 28, generator=rng(0, "images", n, i))
+
+    episodes = [Episode(torch.arange(5), images(1, i), images(queries, -i)) for i in range(n_tasks)]
+    for method, plain, first_order in (("MAML", maml_one_by_one, False), ("FOMAML", fomaml_one_by_one, True)):
+        alone = partial(plain, model, episodes)
+        together = partial(batched, model, episodes, first_order, stacked)
+        for one, other in zip(alone(), together(), strict=True):  # the same work: only then are times comparable
+            torch.testing.assert_close(other, one, rtol=1e-2, atol=1e-2 * one.abs().max().item())
+        ratio = alternate(alone, together, rounds, time.process_time)
+        yield method, ratio, n_tasks / ratio.other
 
 
 def main() -> None:
@@ -83,30 +98,10 @@ def main() -> None:
     arguments = parser.parse_args()
     single_thread()
     make = {"conv4": conv4, "pooled_conv4": pooled_conv4}[arguments.network]
-    model = make(5, 64, generator=rng(0, "network"))
-    stacked = stack([model] * arguments.tasks, graph=True)
-
-    def images(n: int, i: int) -> Tensor:
-        return torch.rand(5, n, 1, 28, 28, generator=rng(0, "images", n, i))
-
-    episodes = [Episode(torch.arange(5), images(1, i), images(arguments.queries, -i)) for i in range(arguments.tasks)]
     print(f"torch {torch.__version__}, {arguments.network}, 64 filters, one thread, {arguments.tasks} tasks at a time")
-    print("method   plain tasks/s  batched tasks/s  batched / plain       quartiles")
-    for method, plain, first_order in (("MAML", maml_one_by_one, False), ("FOMAML", fomaml_one_by_one, True)):
-        expected, found = plain(model, episodes), batched(model, episodes, first_order, stacked)
-        for one, other in zip(expected, found, strict=True):  # the same work: only then are times comparable
-            torch.testing.assert_close(other, one, rtol=1e-2, atol=1e-2 * one.abs().max().item())
-        alone, together = [], []
-        for i in range(arguments.rounds):
-            runs = [
-                (alone, lambda plain=plain: plain(model, episodes)),
-                (together, lambda first_order=first_order: batched(model, episodes, first_order, stacked)),
-            ]
-            for took, run in runs if i % 2 else reversed(runs):
-                took.append(seconds(run))
-        low, ratio, high = statistics.quantiles([a / b for a, b in zip(alone, together, strict=True)], n=4)
-        rates = [arguments.tasks / statistics.median(took) for took in (alone, together)]
-        print(f"{method:<7}  {rates[0]:>13.0f}  {rates[1]:>15.0f}  {ratio:>15.2f}  {low:>6.2f} .. {high:.2f}")
+    print("method   plain tasks/s  batched tasks/s  plain / batched seconds, quartiles")
+    for method, ratio, rate in compare(arguments.rounds, arguments.tasks, arguments.queries, make):
+        print(f"{method:<7}  {arguments.tasks / ratio.plain:>13.0f}  {rate:>15.0f}  {ratio}")
 
 
 if __name__ == "__main__":

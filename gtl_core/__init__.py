@@ -3,5 +3,6 @@
 from gtl_core.guide import Displacement, Guide
 from gtl_core.guided import Guided
 from gtl_core.scouting import scout
+from gtl_core.training import Recipe
 
-__all__ = ["Displacement", "Guide", "Guided", "scout"]
+__all__ = ["Displacement", "Guide", "Guided", "Recipe", "scout"]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
+from itertools import chain, islice
 from typing import TypeVar
 
 from torch import Tensor, nn
 
+from gtl_core.backends import BACKENDS, choose, group_size, groups
 from gtl_core.guide import Displacement
+from gtl_core.training import Recipe
 
 Task = TypeVar("Task")
 
@@ -20,26 +22,33 @@ Task = TypeVar("Task")
 def scout(
     model: nn.Module,
     tasks: Iterable[Task],
-    train_one: Callable[[nn.Module, Task], object],
+    train_one: Recipe | Callable[[nn.Module, Task], object],
     *,
     executor: Executor | None = None,
+    backend: str = "auto",
 ) -> Displacement:
     """Train one fresh copy of ``model`` per task and return how far the copies moved.
 
     model: the zero point; it is left untouched.
     tasks: anything that ``train_one`` understands, usually small and easy sub-problems with many examples each.
-    train_one: ``train_one(copy, task)`` trains the copy in place; its return value is ignored.
+    train_one: ``train_one(copy, task)`` trains the copy in place; its return value is ignored. Or a `Recipe`, for tasks
+        (inputs, labels): scouts can then be trained side by side, several times as fast.
     executor: where the scouts run, any `concurrent.futures.Executor`; none runs them here, one after the other. Model,
         tasks and ``train_one`` must then be picklable (no local functions). The result does not depend on it, since
         displacements are added in the order of the tasks, as long as ``train_one`` draws random numbers from a
         generator of its own, seeded by the task, and every process has the same number of threads.
+    backend: how a recipe is carried out. ``loop`` trains one scout after the other, ``stacked`` a few at once for
+        networks of common layers, ``vmap`` for any that `torch.func.vmap` can take; they agree up to rounding. ``auto``
+        takes the one that is fastest in a short trial, and logs it (``gtl_core.backends``, level info): name one where
+        the last bit matters. A function always runs in the loop.
 
     A scout that ends non-finite is left out, with a RuntimeWarning. Raises ValueError if there are no tasks, if every
-    scout diverged, or if no parameter moved. Source: arXiv 2303.16154.
+    scout diverged, if no parameter moved, or if there is no such backend; TypeError, if the backend cannot train this
+    network or needs a recipe. Source: arXiv 2303.16154.
     """
     displacement = Displacement(model)
     n_tasks = 0
-    for scouted in _send(model, tasks, train_one, executor):
+    for scouted in _send(model, tasks, train_one, executor, backend):
         n_tasks += 1
         displacement.add(scouted)
     if n_tasks == 0:
@@ -53,20 +62,22 @@ def scout(
     return displacement
 
 
-def _send(model, tasks, train_one, executor) -> Iterable[nn.Module | dict[str, Tensor]]:
+def _send(model, tasks, train_one, executor, backend) -> Iterator[Mapping[str, Tensor]]:
+    tasks = iter(tasks)
+    first = list(islice(tasks, 1))
+    backend = choose(backend, model, train_one, *first) if first else backend
+    parties = groups(chain(first, tasks), group_size(backend, model))
     if executor is None:
-        for task in tasks:
-            scouted = copy.deepcopy(model)
-            train_one(scouted, task)
-            yield scouted
+        for party in parties:
+            yield from BACKENDS[backend](model, train_one, party)
     else:
         # Bytes travel the same way through every executor; tensors would go through shared memory in some.
-        send = partial(_scout_remotely, pickle.dumps((model, train_one)))
-        for parameters in executor.map(send, [pickle.dumps(task) for task in tasks]):  # Dask refuses iterators
-            yield pickle.loads(parameters)
+        send = partial(_scout_remotely, pickle.dumps((backend, model, train_one)))
+        for scouts in executor.map(send, [pickle.dumps(party) for party in parties]):  # Dask refuses iterators
+            yield from pickle.loads(scouts)
 
 
-def _scout_remotely(model_and_trainer: bytes, task: bytes) -> bytes:
-    scouted, train_one = pickle.loads(model_and_trainer)
-    train_one(scouted, pickle.loads(task))
-    return pickle.dumps({name: p.detach().cpu() for name, p in scouted.named_parameters()})
+def _scout_remotely(how: bytes, party: bytes) -> bytes:
+    backend, model, train_one = pickle.loads(how)
+    scouts = BACKENDS[backend](model, train_one, pickle.loads(party))
+    return pickle.dumps([{name: p.cpu() for name, p in scout.items()} for scout in scouts])

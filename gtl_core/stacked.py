@@ -30,11 +30,11 @@ def stack(models: Sequence[nn.Module], graph: bool = False) -> nn.Module:
         layers = [(name, stack([m.get_submodule(name) for m in models], graph)) for name in names]
         return (nn.Sequential if graph else _Sequential)(OrderedDict(layers))
     if type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1):
-        return _Flatten(2)
+        return Flatten(2)
     if type(first) in (nn.ReLU, nn.Tanh, nn.Sigmoid):
         return type(first)()
     if type(first) is nn.MaxPool2d:
-        return _MaxPool2d(**{name: getattr(first, name) for name in ("kernel_size", "stride", "padding")})
+        return MaxPool2d(**{name: getattr(first, name) for name in ("kernel_size", "stride", "padding")})
     if type(first) in _LAYERS:
         layer = _LAYERS[type(first)]
         changed = [name for name, value in layer.takes if getattr(first, name) != value]
@@ -88,7 +88,7 @@ class _Sequential(nn.Sequential):
         return {name: value for name, value in self.__dict__.items() if name not in ("_program", "_key")}
 
 
-class _Flatten(nn.Flatten):
+class Flatten(nn.Flatten):
     cell = program.Flattening
 
 
@@ -110,7 +110,7 @@ class _Stacked(nn.Module):
         return None if self.bias is None else self.bias.flatten()
 
 
-class _Conv2d(_Stacked):
+class Conv2d(_Stacked):
     cell = program.Convolution
     uses = ("stride", "padding")
     takes = (("dilation", (1, 1)), ("groups", 1), ("padding_mode", "zeros"))
@@ -121,7 +121,7 @@ class _Conv2d(_Stacked):
         return y.unflatten(1, (self.size, -1))
 
 
-class _GroupNorm(_Stacked):
+class GroupNorm(_Stacked):
     cell = program.Normalization
     uses = ("num_groups", "eps")
     takes = (("affine", True),)
@@ -132,7 +132,7 @@ class _GroupNorm(_Stacked):
         return y.unflatten(1, (self.size, -1))
 
 
-class _BatchNorm2d(_Stacked):
+class BatchNorm2d(_Stacked):
     uses = ("eps",)
     # Running statistics would be one more thing to stack; statistics of the batch are each copy's own.
     takes = (("affine", True), ("track_running_stats", False))
@@ -143,12 +143,12 @@ class _BatchNorm2d(_Stacked):
         return y.unflatten(1, (self.size, -1))
 
 
-class _MaxPool2d(nn.MaxPool2d):
+class MaxPool2d(nn.MaxPool2d):
     def forward(self, x: Tensor) -> Tensor:
         return max_pool2d(x.flatten(1, 2), self.kernel_size, self.stride, self.padding).unflatten(1, x.shape[1:3])
 
 
-class _Linear(_Stacked):
+class Linear(_Stacked):
     cell = program.Linear
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,4 +156,4 @@ class _Linear(_Stacked):
         return (y if self.bias is None else y + self.bias[:, None]).transpose(0, 1)
 
 
-_LAYERS = {nn.Conv2d: _Conv2d, nn.GroupNorm: _GroupNorm, nn.BatchNorm2d: _BatchNorm2d, nn.Linear: _Linear}
+_LAYERS = {nn.Conv2d: Conv2d, nn.GroupNorm: GroupNorm, nn.BatchNorm2d: BatchNorm2d, nn.Linear: Linear}

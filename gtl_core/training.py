@@ -1,8 +1,10 @@
-"""The one training loop."""
+"""The one training loop, and `Recipe`, which says how it is used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +37,40 @@ def fit(
             optimizer.zero_grad()
             loss(model(augment(inputs[batch])), labels[batch]).backward()
             optimizer.step()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train on one task: what `scout` can do for many tasks at once, where a function can only be called.
+
+    optimizer, options: ``optimizer(parameters, lr=learning_rate, **options)``, made anew for every task.
+    epochs, batch_size, loss: as for `fit`; ``seed`` shuffles the examples of every task alike. The loss must be a mean
+        over examples.
+
+    It is itself such a function, ``recipe(model, (inputs, labels))``, that trains ``model`` in place.
+    """
+
+    learning_rate: float
+    epochs: int
+    batch_size: int | None = None
+    optimizer: type[torch.optim.Optimizer] = torch.optim.SGD
+    options: Mapping[str, object] = field(default_factory=dict)
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    seed: int = 0
+
+    def __call__(self, model: nn.Module, task: tuple[Tensor, Tensor]) -> None:
+        self.fit(model, *task, self.optimizer(model.parameters(), lr=self.learning_rate, **self.options), self.loss)
+
+    def fit(self, model: nn.Module, inputs: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, loss) -> None:
+        """As the recipe says, but for the optimizer and the loss."""
+        generator = torch.Generator().manual_seed(self.seed)
+        options = {"epochs": self.epochs, "batch_size": self.batch_size, "generator": generator}
+        fit(model, inputs, labels, optimizer, loss=loss, **options)
+
+    def fused(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        """The optimizer in its fastest form: the same steps up to rounding."""
+        able = "fused" in inspect.signature(self.optimizer).parameters and "foreach" not in self.options
+        return self.optimizer(parameters, lr=self.learning_rate, **({"fused": True} if able else {}) | self.options)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from gtl_core.experiments.method import MethodParameters
 from gtl_core.experiments.one_shot import OneShotParameters
 from gtl_core.experiments.own_model import OwnModelParameters
 from gtl_core.experiments.parameters import ParameterError, Parameters
+from gtl_core.experiments.scaling import ScalingParameters
 from gtl_core.experiments.xor import XorParameters
 
 if TYPE_CHECKING:
@@ -77,5 +78,11 @@ _ALL = (
         },
     ),
     Experiment("own_model", "05_your_own_model", OwnModelParameters, {"own_model": plots.own_model}),
+    Experiment(
+        "scaling",
+        "09_scaling",
+        ScalingParameters,
+        {"scaling": plots.scaling, "scaling_cluster": plots.scaling_cluster},
+    ),
 )
 EXPERIMENTS = {experiment.notebook: experiment for experiment in _ALL}

@@ -18,6 +18,7 @@ from gtl_core.plots.of_guides import (
 from gtl_core.plots.of_method import method
 from gtl_core.plots.of_one_shot import one_shot, one_shot_examples, one_shot_rates, one_shot_saturation
 from gtl_core.plots.of_own_model import own_model
+from gtl_core.plots.of_scaling import scaling, scaling_cluster
 from gtl_core.plots.of_xor import xor, xor_map, xor_search
 from gtl_core.plots.style import save
 
@@ -40,6 +41,8 @@ __all__ = [
     "one_shot_saturation",
     "own_model",
     "save",
+    "scaling",
+    "scaling_cluster",
     "xor",
     "xor_map",
     "xor_search",

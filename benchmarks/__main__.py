@@ -1,0 +1,254 @@
+"""Every speed and memory figure of this project in one table: ratios to plain PyTorch, measured in alternation.
+
+    python -m benchmarks [--rounds 9]
+
+About three minutes. Ratios above 1 are in our favour, but for the guided step, whose ratio is its cost. `peak` is a
+single-threaded product of 512 x 512 matrices in the same run; shares of it count multiplications and additions of the
+forward and the backward pass, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import loky
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks import guided_step, meta_learning
+from benchmarks.measure import Ratio, alternate
+from gtl_core import Recipe, records, scout
+from gtl_core.experiments import EXPERIMENTS
+from gtl_core.models import conv4
+from gtl_core.plots import save
+from gtl_core.stacked import stack, stacked_cross_entropy
+from gtl_core.tasks import rng
+from gtl_core.training import fit
+from gtl_core.workers import single_thread
+
+CORES = 2
+MLP = (25, 80, 80, 80, 80, 10)
+Task = tuple[Tensor, Tensor]
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [layer for sizes in pairwise(MLP) for layer in (nn.Linear(*sizes), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def random_tasks(n: int, shape: tuple[int, ...], examples: int, n_way: int) -> list[Task]:
+    labels = torch.arange(examples) % n_way
+    return [(torch.rand(examples, *shape, generator=rng(0, "task", i)), labels) for i in range(n)]
+
+
+def plain_scouts(model: nn.Module, tasks: Sequence[Task], recipe: Recipe, threads: int) -> None:
+    """What one would write."""
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    for inputs, labels in tasks:
+        scouted = copy.deepcopy(model)
+        optimizer = recipe.optimizer(scouted.parameters(), lr=recipe.learning_rate)
+        for _ in range(recipe.epochs):
+            size = recipe.batch_size or len(inputs)
+            for batch in torch.randperm(len(inputs), generator=generator).split(size):
+                optimizer.zero_grad()
+                cross_entropy(scouted(inputs[batch]), labels[batch]).backward()
+                optimizer.step()
+    torch.set_num_threads(1)
+
+
+def peak_flops() -> float:
+    """Floating point operations per second of one thread."""
+    a, out = torch.rand(512, 512), torch.empty(512, 512)
+    times = []
+    for _ in range(20):
+        begin = time.perf_counter()
+        for _ in range(4):
+            torch.mm(a, a, out=out)
+        times.append((time.perf_counter() - begin) / 4)
+    return 2 * 512**3 / statistics.median(times)
+
+
+def operations(model: nn.Module, example: Tensor) -> int:
+    """Of a training pass on one example: products of the forward pass, of weights' and of inputs' gradients."""
+    total, x = 0, example[None]
+    for layer in (m for m in model.modules() if not isinstance(m, nn.Sequential)):
+        y = layer(x)
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            forward = 2 * layer.weight[0].numel() * y.numel()
+            total += forward * (3 if total else 2)  # nobody needs the gradient of the network's input
+        x = y
+    return total
+
+
+def line(what: str, against: str, ratio: Ratio | None, target: str, note: str = "") -> None:
+    print(f"{what:<44}  {against:<28}  {ratio or ''!s:<22}  {target:<8}  {note}", flush=True)
+
+
+def scouting(rounds: int, pool: Executor) -> None:
+    image = (1, 28, 28)
+    cases = [
+        ("MLP, Adam, 800 examples", mlp(), (25,), 800, 10, Recipe(1e-3, 5, 200, torch.optim.Adam), 1, ">= 4"),
+        ("conv4, SGD, 5 images", conv4(5, generator=rng(0)), image, 5, 5, Recipe(0.03, 20), 2, ">= 4"),
+        ("conv4, SGD, 25 images", conv4(5, generator=rng(0)), image, 25, 5, Recipe(0.03, 10), 2, ">= 1.8"),
+        ("conv4, SGD, 75 images", conv4(5, generator=rng(0)), image, 75, 5, Recipe(0.03, 5), 2, ""),
+    ]
+    for name, model, shape, examples, n_way, recipe, threads, target in cases:
+        tasks = random_tasks(24, shape, examples, n_way)
+        plain = partial(plain_scouts, model, tasks, recipe, threads)
+        ours = partial(scout, model, tasks, recipe, executor=pool, backend="stacked")
+        ratio = alternate(plain, ours, rounds)
+        peak = peak_flops()
+        work = operations(model, tasks[0][0][0]) * examples * recipe.epochs * len(tasks)
+        steps = len(tasks) * recipe.epochs
+        note = (
+            f"{1e3 * ratio.plain / steps:.2f} -> {1e3 * ratio.other / steps:.2f} ms per scout-epoch, "
+            f"{work / ratio.other / CORES / peak:.0%} of peak ({peak / 1e9:.0f} GFLOP/s) on each of {CORES} cores"
+        )
+        line(f"scouting, {name}", f"plain loop, {threads} thread{'s' * (threads > 1)}", ratio, target, note)
+
+
+def guided(rounds: int) -> None:
+    for name, channels, batch, some in (("150k", 72, 25, rounds), ("10M", 608, 25, 3)):
+        for optimizer in ("SGD", "AdamW", "AdamW fused"):
+            ratio = guided_step.compare(channels, batch, guided_step.OPTIMIZERS[optimizer], some)
+            target = "<= 1.05" if name == "150k" else ""
+            note = f"{1e3 * ratio.other:.1f} ms plain, batch of {batch}"
+            line(f"guided step, {name} parameters", optimizer, ratio, target, note)
+
+
+def episodes(rounds: int) -> None:
+    """Fine-tuning of 5-way 1-shot episodes, eight side by side."""
+    model, tasks = conv4(5, generator=rng(0)), random_tasks(8, (1, 28, 28), 5, 5)
+    inputs, labels = (torch.stack(tensors, 1) for tensors in zip(*tasks, strict=True))
+
+    def side_by_side() -> None:
+        stacked = stack([model] * 8)
+        fit(stacked, inputs, labels, torch.optim.SGD(stacked.parameters(), 0.03), epochs=20, loss=stacked_cross_entropy)
+
+    plain = partial(plain_scouts, model, tasks, Recipe(0.03, 20), 1)
+    line("fine-tuning of episodes, 8 side by side", "plain loop, 1 thread", alternate(plain, side_by_side, rounds), "")
+
+
+def meta(rounds: int) -> None:
+    for method, ratio, rate in meta_learning.compare(rounds):
+        line(f"{method}, 8 tasks side by side", "plain loop, 1 thread", ratio, "", f"{rate:.0f} tasks/s of one core")
+
+
+def in_a_fresh_process(code: str) -> dict[str, float]:
+    """What ``code`` puts into ``result``; it may call ``rss()``, the peak of memory so far in MB."""
+    before = "import json, resource\nrss = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{before}{code}\nprint(json.dumps(result))"],
+        cwd=records.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+SCOUTS = """
+import torch
+from gtl_core import Recipe, scout
+from gtl_core.models import conv4
+from gtl_core.tasks import rng
+from gtl_core.workers import single_thread
+single_thread()
+before = rss()
+tasks = ((torch.rand(25, 1, 28, 28, generator=rng(0, i)), torch.arange(25) % 5) for i in range(60))
+scout(conv4(5, generator=rng(0)), tasks, Recipe(0.03, 20), backend={backend!r})
+result = rss() - before
+"""
+ACCUMULATION = """
+import torch
+from gtl_core import Displacement
+one = {name: torch.rand(1000, 1000) for name in "abcdefghij"}
+torch.add(one["a"], 1)
+before = rss()
+displacement = Displacement(one)
+displacement.add(one)
+result = (rss() - before) / (10e6 * 4 / 2**20)
+"""
+IMPORT = """
+import sys, time
+begin = time.perf_counter()
+import {module}
+heavy = ("matplotlib", "pandas", "pydantic", "dask", "sklearn", "scipy")
+result = [time.perf_counter() - begin, [name for name in heavy if name in sys.modules]]
+"""
+
+
+def memory() -> None:
+    for backend in ("loop", "stacked"):
+        used = in_a_fresh_process(SCOUTS.format(backend=backend))
+        line(f"60 conv4 scouts, 25 images, {backend}", "after import, peak", None, "<= 60 MB", f"{used:.0f} MB")
+    used = in_a_fresh_process(ACCUMULATION)
+    line("guide accumulation, 10M parameters", "bytes of the parameters", None, "", f"{used:.1f} times, at the peak")
+
+
+def imports() -> None:
+    times: dict[str, list[float]] = {"torch": [], "gtl_core": []}
+    for _ in range(5):
+        for module, took in times.items():
+            seconds, heavy = in_a_fresh_process(IMPORT.format(module=module))
+            took.append(seconds)
+            if module == "gtl_core" and heavy:
+                raise AssertionError(f"import gtl_core imports {', '.join(heavy)}")
+    alone, ours = (statistics.median(took) for took in times.values())
+    line("import gtl_core", "import torch", None, "<= 0.2 s", f"{alone:.2f} s + {ours - alone:.2f} s")
+
+
+def figures() -> None:
+    began, n = time.perf_counter(), 0
+    with tempfile.TemporaryDirectory() as folder:
+        for experiment in EXPERIMENTS.values():
+            if (records.ROOT / f"results/paper/{experiment.name}.csv").exists():
+                frame = records.read("results/paper", experiment.name)
+                for stem, draw in experiment.figures.items():
+                    save(draw(frame), Path(folder) / f"{stem}.png")
+                    n += 1
+    line(f"{n} figures from the saved tables", "", None, "", f"{time.perf_counter() - began:.1f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="of: scouting guided episodes meta memory imports figures"
+    )
+    rounds, only = vars(parser.parse_args()).values()
+    single_thread()
+    pool = loky.get_reusable_executor(CORES, timeout=600, initializer=single_thread)
+    sections: dict[str, Callable[[], None]] = {
+        "scouting": partial(scouting, rounds, pool),
+        "guided": partial(guided, rounds),
+        "episodes": partial(episodes, rounds),
+        "meta": partial(meta, rounds),
+        "memory": memory,
+        "imports": imports,
+        "figures": figures,
+    }
+    print(f"torch {torch.__version__}, {CORES} processes of one thread where not said otherwise")
+    print(f"{'what':<44}  {'against':<28}  {'ratio':>6}  {'quartiles':<14}  {'target':<8}")
+    for name, section in sections.items():
+        if not only or name in only:
+            section()
+
+
+if __name__ == "__main__":
+    main()

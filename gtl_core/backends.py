@@ -1,0 +1,160 @@
+"""How scouts are trained: one after the other, or many side by side with the same result up to rounding.
+
+A backend is a function (model, recipe, tasks) -> for each task, the parameters of its copy of ``model`` after training.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from gtl_core.tape import Taped
+from gtl_core.training import Recipe
+
+Task = tuple[Tensor, Tensor]
+Scouts = list[Mapping[str, Tensor]]
+
+# Scouts in a group. On a CPU more of them leave the cache; a GPU is idle with fewer.
+SIDE_BY_SIDE = {"cpu": 4, "cuda": 64}
+PROBED_STEPS = 8
+
+# Those that treat every number by itself, and so do not notice that a tensor holds several scouts.
+_optim = torch.optim
+ELEMENTWISE = {_optim.SGD, _optim.ASGD, _optim.Rprop, _optim.RMSprop, _optim.Adagrad, _optim.Adadelta}
+ELEMENTWISE |= {_optim.Adam, _optim.AdamW, _optim.Adamax, _optim.NAdam, _optim.RAdam}
+
+log = logging.getLogger(__name__)
+
+
+def loop(model: nn.Module, recipe: Callable[[nn.Module, object], object], tasks: Sequence) -> Scouts:
+    """One copy after the other: the reference. Any module, and any function in place of the recipe."""
+    scouts = []
+    for task in tasks:
+        scout = copy.deepcopy(model)
+        recipe(scout, task)
+        scouts.append({name: p.detach() for name, p in scout.named_parameters()})
+    return scouts
+
+
+def stacked(model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> Scouts:
+    """All copies as one network with batched products, see `tape.Taped`: for networks of the layers that it knows.
+
+    Raises TypeError for others, and for parameters that are shared or frozen.
+    """
+    network = Taped([model] * len(tasks))
+    names, copies = [name for name, _ in model.named_parameters()], list(network.parameters())
+    if len(copies) != len(names) or not all(p.requires_grad for p in model.parameters()):
+        raise TypeError("cannot stack a network with shared or frozen parameters")
+    return _side_by_side(network, recipe, tasks, dict(zip(names, copies, strict=True)))
+
+
+def vmapped(model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> Scouts:
+    """All copies through `torch.func.vmap`: any module that changes no buffer and draws no random numbers.
+
+    Raises RuntimeError, as vmap does, for others.
+    """
+    copies = {name: p.detach().expand(len(tasks), *p.shape).clone() for name, p in model.named_parameters()}
+    for name, p in model.named_parameters():
+        copies[name].requires_grad_(p.requires_grad)
+    return _side_by_side(_Vmapped(copy.deepcopy(model), copies), recipe, tasks, copies)
+
+
+class _Vmapped(nn.Module):
+    def __init__(self, model: nn.Module, copies: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.model, self.copies = model, copies
+
+    def forward(self, x: Tensor) -> Tensor:
+        return vmap(lambda p, x: functional_call(self.model, p, (x,)), (0, 1), 1)(self.copies, x)
+
+
+def _side_by_side(network: nn.Module, recipe: Recipe, tasks: Sequence[Task], copies: Mapping[str, Tensor]) -> Scouts:
+    """Train ``network`` [N, S, ...] -> [N, S, ...], whose parameters [S, ...] are ``copies``, on S tasks at once."""
+    if recipe.optimizer not in ELEMENTWISE:
+        raise TypeError(f"{recipe.optimizer.__name__} looks at whole tensors, which several scouts cannot share")
+    inputs, labels = (torch.stack(tensors, 1) for tensors in zip(*tasks, strict=True))
+
+    def summed_loss(outputs: Tensor, labels: Tensor) -> Tensor:  # every copy gets the gradient that it would have alone
+        return len(tasks) * recipe.loss(outputs.flatten(0, 1), labels.flatten(0, 1))
+
+    optimizer = recipe.fused([p for p in copies.values() if p.requires_grad])
+    recipe.fit(network, inputs, labels, optimizer, summed_loss)
+    return [{name: p.detach()[s] for name, p in copies.items()} for s in range(len(tasks))]
+
+
+BACKENDS = {"loop": loop, "stacked": stacked, "vmap": vmapped}
+
+
+def choose(backend: str, model: nn.Module, train_one: Recipe | Callable, task: object) -> str:
+    """Name of the backend: ``backend`` itself, or for ``auto`` the fastest in a trial of a few steps on ``task``.
+
+    Raises ValueError for an unknown name and TypeError if anything but the loop is asked to run a plain function.
+    """
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"backend = {backend!r}: must be one of auto, {', '.join(BACKENDS)}")
+    if not isinstance(train_one, Recipe):
+        if backend not in ("auto", "loop"):
+            raise TypeError(f"backend = {backend!r} needs a Recipe: a function can only be called in the loop")
+        return "loop"
+    if backend != "auto":
+        return backend
+    seconds = {}
+    for name in BACKENDS:
+        try:
+            seconds[name] = _trial(name, model, train_one, task)
+        except (TypeError, RuntimeError) as error:
+            if name == "loop":
+                raise
+            log.info("backend %s cannot train this network: %s", name, error)
+    fastest = min(seconds, key=seconds.get)
+    log.info("backend %s, of ms per scout-step %s", fastest, {name: round(1e3 * s, 3) for name, s in seconds.items()})
+    return fastest
+
+
+def _trial(backend: str, model: nn.Module, recipe: Recipe, task: Task) -> float:
+    """Seconds per scout and step."""
+    examples = len(task[0])
+    steps = min(PROBED_STEPS, recipe.epochs * math.ceil(examples / (recipe.batch_size or examples)))
+    few = replace(recipe, epochs=steps)
+    piece = tuple(tensor[: recipe.batch_size] for tensor in task)
+    tasks = [piece] * group_size(backend, model)
+    took = []
+    for trial in (replace(few, epochs=1), few, few):  # the first warms up
+        _wait(model)
+        begin = time.perf_counter()
+        BACKENDS[backend](model, trial, tasks)
+        _wait(model)
+        took.append(time.perf_counter() - begin)
+    return min(took[1:]) / steps / len(tasks)
+
+
+def _wait(model: nn.Module) -> None:
+    if next(model.parameters()).is_cuda:
+        torch.cuda.synchronize()
+
+
+def group_size(backend: str, model: nn.Module) -> int:
+    """How many scouts ``backend`` trains at once."""
+    return 1 if backend == "loop" else SIDE_BY_SIDE.get(next(model.parameters()).device.type, 1)
+
+
+def groups(tasks: Iterable, size: int) -> Iterator[list]:
+    """``tasks`` in order, at most ``size`` at once, all of a group of the same shapes."""
+    group, shapes = [], None
+    for task in tasks:
+        its = None if size == 1 else [tensor.shape for tensor in task]
+        if group and (len(group) == size or its != shapes):
+            yield group
+            group = []
+        group.append(task)
+        shapes = its
+    if group:
+        yield group

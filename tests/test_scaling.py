@@ -1,0 +1,88 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import pytest
+
+from gtl_core.experiments import scaling
+from gtl_core.experiments.scaling import Setting
+
+VALUES = {
+    "seed": 0,
+    "sizes": [100, 400, 1600],
+    "batch_sizes": [2, 8],
+    "n_scouts": [2, 4],
+    "n_workers": [1, 2],
+    "steps": 2,
+    "repeats": 1,
+    "target_size": 7e9,
+    "target_scouts": 1000,
+    "tokens_per_scout": 1e6,
+    "pretraining_tokens": 2e12,
+    "lora_share": 0.01,
+    "gpus": 64,
+    "gpus_per_scout": 2,
+    "gpu_flops": 1e15,
+    "utilisation": 0.5,
+    "gpu_memory": 80e9,
+    "bandwidth": 50e9,
+    "weight_bytes": 2,
+    "gradient_bytes": 2,
+    "optimizer_bytes": 12,
+    "results": "results/manual",
+    "prepared": "",
+    "workers": 1,
+}
+PARAMETERS = scaling.ScalingParameters.parse(VALUES)
+
+
+def test_the_model_finds_the_coefficients_that_made_the_times():
+    every = scaling.settings(PARAMETERS)
+    true = dict(zip(scaling.terms(every[0], 2), (1e-4, 1e-9, 2e-9, 3e-9, 0.0), strict=True))
+    seconds = [scaling.predict(true, setting, 2) for setting in every]
+    assert scaling.fit_model(every, seconds, 2) == pytest.approx(true, rel=1e-6, abs=1e-14)
+
+
+def test_no_coefficient_is_negative():
+    every = scaling.settings(PARAMETERS)
+    falling = [1 / setting.n_parameters for setting in every]  # as no cost can do
+    assert min(scaling.fit_model(every, falling, 2).values()) >= 0
+
+
+def test_the_work_of_a_scouting_by_hand():
+    work = scaling.terms(Setting(n_parameters=100, batch_size=8, n_scouts=5, n_workers=2), steps=4)
+    assert list(work.values()) == [12, 9600, 1200, 500, 500]  # three scouts in a row of four steps each
+
+
+def test_a_network_is_of_the_size_that_was_asked_for():
+    for size in (10_000, 1_000_000):
+        assert sum(p.numel() for p in scaling.network(size).parameters()) == pytest.approx(size, rel=0.03)
+
+
+def test_needs_by_hand():
+    full, lora = (scaling.needs(PARAMETERS, method) for method in ("full", "lora"))
+    assert full["weights"] == lora["weights"] == 14e9
+    assert (full["optimizer"], lora["optimizer"]) == (84e9, pytest.approx(0.84e9))
+    assert full["displacement"] == 98e9  # 2 bytes of the zero point and three sums of 4 bytes
+    assert full["compute"] == pytest.approx(6 * 7e9 * 1e9 / 3.2e16)
+    assert lora["compute"] == pytest.approx(full["compute"] * 4 / 6)
+    assert full["send_all"] == pytest.approx(1000 * 28e9 / 50e9)
+    assert full["merge_sums"] == pytest.approx(2 * 3 * 28e9 / 50e9)
+
+
+def test_limits_compare_needs_with_what_there_is():
+    rows = [
+        {"metric": metric, "method": method, "value": value}
+        for method in ("full", "lora")
+        for metric, value in scaling.needs(PARAMETERS, method).items()
+    ]
+    limits = scaling.limits(pd.DataFrame(rows), PARAMETERS)
+    assert limits.loc["memory", "full"] == pytest.approx((14 + 14 + 84 + 98) / 160)
+    assert limits.loc["send_all", "full"] == pytest.approx(560 / (6 * 7e9 * 1e9 / 3.2e16))
+
+
+def test_every_scout_is_sent_there_and_back():
+    with ThreadPoolExecutor(1) as pool:
+        counting = scaling._Counting(pool)
+        scaling.send_scouts(Setting(40_000, 2, 3, 2), PARAMETERS, counting)
+    n = sum(p.numel() for p in scaling.network(40_000).parameters())
+    assert 1 < counting.sent / (3 * 2 * 4 * n) < 1.2
