@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gtl_core import plots
+from gtl_core.experiments.few_shot_neighbours import FewShotNeighboursParameters
 from gtl_core.experiments.forgetting import ForgettingParameters
 from gtl_core.experiments.method import MethodParameters
 from gtl_core.experiments.one_shot import OneShotParameters
@@ -60,6 +61,12 @@ _ALL = (
             "forgetting_conditions": plots.forgetting_conditions,
             "forgetting_rates": plots.forgetting_rates,
         },
+    ),
+    Experiment(
+        "few_shot_neighbours",
+        "06_few_shot_neighbours",
+        FewShotNeighboursParameters,
+        {"few_shot_neighbours": plots.few_shot_neighbours, "few_shot_costs": plots.few_shot_costs},
     ),
 )
 EXPERIMENTS = {experiment.notebook: experiment for experiment in _ALL}
