@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gtl_core import plots
+from gtl_core.experiments.domain_shift import DomainShiftParameters
 from gtl_core.experiments.few_shot_neighbours import FewShotNeighboursParameters
 from gtl_core.experiments.forgetting import ForgettingParameters
+from gtl_core.experiments.forgetting_neighbours import ForgettingNeighboursParameters
 from gtl_core.experiments.method import MethodParameters
 from gtl_core.experiments.one_shot import OneShotParameters
 from gtl_core.experiments.parameters import ParameterError, Parameters
@@ -29,6 +31,7 @@ class Experiment:
     notebook: str
     parameters: type[Parameters]
     figures: Mapping[str, Callable[[DataFrame], Figure]]
+    reads: tuple[str, ...] = ()  # experiments whose tables it takes up, if they are in the same profile
 
 
 _ALL = (
@@ -67,6 +70,19 @@ _ALL = (
         "06_few_shot_neighbours",
         FewShotNeighboursParameters,
         {"few_shot_neighbours": plots.few_shot_neighbours, "few_shot_costs": plots.few_shot_costs},
+    ),
+    Experiment(
+        "forgetting_neighbours",
+        "07_forgetting_neighbours",
+        ForgettingNeighboursParameters,
+        {"forgetting_neighbours": plots.forgetting_neighbours},
+    ),
+    Experiment(
+        "domain_shift",
+        "08_domain_shift",
+        DomainShiftParameters,
+        {"domain_shift": plots.domain_shift},
+        reads=("few_shot_neighbours", "forgetting_neighbours"),
     ),
 )
 EXPERIMENTS = {experiment.notebook: experiment for experiment in _ALL}

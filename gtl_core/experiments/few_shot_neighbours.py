@@ -192,6 +192,17 @@ class Job:
     purpose: Literal["validation", "test"]
     n_episodes: int
 
+    def episodes(self) -> list[Episode]:
+        """The same for every method and setting: differences between methods are paired."""
+        dataset, v = load(self.parameters.dataset), self.variant
+        classes = split_classes(dataset, self.seed)[self.purpose]
+        return [
+            sample_episode(
+                dataset, classes, v.n_way, v.n_shot, self.parameters.n_query, rng(self.seed, self.purpose, i)
+            )
+            for i in range(self.n_episodes)
+        ]
+
 
 def run(parameters: FewShotNeighboursParameters) -> pd.DataFrame:
     """The whole experiment as a tidy frame.
@@ -216,7 +227,7 @@ def run(parameters: FewShotNeighboursParameters) -> pd.DataFrame:
         first = Task.parse(p.tasks[0])
         tests = [
             Job(p, s, v, *setting, "test", p.n_episodes if (v.n_way, v.n_shot) == first else p.n_other_episodes)
-            for v, setting in chosen(pd.DataFrame(rows)).items()
+            for v, setting in _chosen(pd.DataFrame(rows)).items()
             for s in p.seeds()
         ]
         per_pass = neighbours.seconds_per_pass(p.pretraining(p.seeds()[0]), 64)
@@ -235,15 +246,6 @@ def split(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table that the same parameters give again, and the seconds, which differ from run to run."""
     seconds = frame["metric"].str.endswith("_seconds")
     return frame[~seconds], frame[seconds]
-
-
-def chosen(frame: pd.DataFrame) -> dict[Variant, tuple[float, float]]:
-    """The factor and learning rate of each variant by mean accuracy on validation classes; of equals the lowest."""
-    tuning = frame[frame["metric"] == "validation"]
-    means = tuning.groupby([*Variant._fields, "factor", "learning_rate"], sort=True)["value"].mean()
-    best = {Variant(*key): of.idxmax()[-2:] for key, of in means.groupby(level=list(Variant._fields))}
-    order = tuning[list(Variant._fields)].drop_duplicates().itertuples(index=False, name=None)
-    return {Variant(*key): best[Variant(*key)] for key in order}
 
 
 def ranking(frame: pd.DataFrame, seconds: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -354,6 +356,11 @@ def _network(p: FewShotNeighboursParameters, variant: Variant) -> nn.Sequential:
     return neighbours.network(p.pretraining(0), p.backbone, variant.n_way, p.heads[0])
 
 
+def _chosen(frame: pd.DataFrame) -> dict[Variant, tuple[float, float]]:
+    best = neighbours.best_settings(frame, Variant._fields, ("factor", "learning_rate"))
+    return {Variant(*variant): setting for variant, setting in best.items()}
+
+
 def _known(values: tuple[str, ...], known: Sequence[str]) -> tuple[str, ...]:
     for value in values:
         if value not in known:
@@ -385,7 +392,7 @@ def _results(jobs: Sequence[Job], folder, description: str) -> list[tuple[np.nda
         if key not in starts:
             starts[key] = _start(p, *key, folder)
     with_start = [(job, starts[job.seed, job.variant, job.factor]) for job in jobs]
-    return parallel(_run_job, with_start, p.workers, description, p.dask_scheduler)
+    return parallel(run_job, with_start, p.workers, description, p.dask_scheduler)
 
 
 def _start(p: FewShotNeighboursParameters, seed: int, variant: Variant, factor: float, folder) -> Start:
@@ -406,20 +413,10 @@ def _start(p: FewShotNeighboursParameters, seed: int, variant: Variant, factor: 
     return Start(model, {}, displacement)
 
 
-def _episodes(job: Job) -> list[Episode]:
-    """The same for every method and setting: differences between methods are paired."""
-    dataset, v = load(job.parameters.dataset), job.variant
-    classes = split_classes(dataset, job.seed)[job.purpose]
-    return [
-        sample_episode(dataset, classes, v.n_way, v.n_shot, job.parameters.n_query, rng(job.seed, job.purpose, i))
-        for i in range(job.n_episodes)
-    ]
-
-
-def _run_job(job_and_start: tuple[Job, Start]) -> tuple[np.ndarray, float]:
+def run_job(job_and_start: tuple[Job, Start]) -> tuple[np.ndarray, float]:
     """Accuracy on every episode, and the seconds that adapting to one and answering its queries took, on average."""
     job, start = job_and_start
-    episodes = _episodes(job)
+    episodes = job.episodes()
     accuracies, seconds = zip(*_accuracies(job, start, episodes), strict=True)
     return np.concatenate(accuracies), sum(seconds) / len(episodes)
 

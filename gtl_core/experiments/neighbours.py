@@ -14,6 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pandas as pd
 import torch
 from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
@@ -316,6 +317,18 @@ def seconds_per_pass(pretraining: Pretraining, n_images: int, n_steps: int = 10)
     begin = time.perf_counter()
     fit(model, images, labels, optimizer, epochs=n_steps)
     return (time.perf_counter() - begin) / (TRAINING * n_steps * n_images)
+
+
+def best_settings(frame: pd.DataFrame, variant: Sequence[str], setting: Sequence[str]) -> dict[tuple, tuple]:
+    """The setting of each variant with the highest mean ``validation``; of equals the lowest.
+
+    variant, setting: the columns that tell them apart. Variants keep the frame's order.
+    """
+    tuning = frame[frame["metric"] == "validation"]
+    means = tuning.groupby([*variant, *setting])["value"].mean()
+    best = {key: of.idxmax()[-len(setting) :] for key, of in means.groupby(level=list(variant))}
+    order = tuning[list(variant)].drop_duplicates().itertuples(index=False, name=None)
+    return {key: best[key] for key in order}
 
 
 @cache
