@@ -41,7 +41,7 @@ FROZEN = {"freeze_1": 1, "freeze_2": 2, "freeze_3": 3, "frozen": 4, "anil": 4}
 CLASSIFIERS = ("logistic", "svm")
 SETTLED = ("nearest_mean", *COMPARE, "meta_sgd", "learned_optimizer")  # adaptations without a rate to choose
 GUIDED = ("guided_tensor", "guided_network", "guided_reptile", "guided_hard_sharing")
-META = (*SHARING, *DESCENT, "reptile", "learned_optimizer", *COMPARE)
+META = neighbours.META_METHODS
 METHODS = (
     "scratch", "nearest_mean", "logistic", "svm", "plain", "freeze_1", "freeze_2", "freeze_3", "frozen",
     "lp_ft", "l2_sp", "layerwise", *META, *GUIDED,
@@ -74,6 +74,7 @@ class FewShotNeighboursParameters(ImageParameters):
     n_episodes: Annotated[int, Field(ge=GROUP, multiple_of=GROUP)]
     n_other_episodes: Annotated[int, Field(ge=GROUP, multiple_of=GROUP)]
     n_tuning_episodes: Count
+    n_other_tuning_episodes: Count
     n_query: Count
     epochs: Count
     backbone: Backbone
@@ -220,13 +221,17 @@ def run(parameters: FewShotNeighboursParameters) -> pd.DataFrame:
     p.check_ways(*(Task.parse(task).n_way for task in p.tasks))
     rows = []
     with neighbours.made(p.preparations(), p.prepared, p.workers) as folder:
-        settings = [(v, f, r) for v in p.variants() for f in p.factors(v) for r in p.rates(v)]
-        tuning = [Job(p, s, *setting, "validation", p.n_tuning_episodes) for setting in settings for s in p.seeds()]
+        first = Task.parse(p.tasks[0])
+        tuning = [
+            Job(p, s, v, f, r, "validation", p.n_tuning_episodes if v[1:3] == first else p.n_other_tuning_episodes)
+            for v in p.variants()
+            for f, r in product(p.factors(v), p.rates(v))
+            for s in p.seeds()
+        ]
         for job, (scores, _) in zip(tuning, _results(tuning, folder, "tuning"), strict=True):
             rows.append(_row(job, "validation", scores.mean()))
-        first = Task.parse(p.tasks[0])
         tests = [
-            Job(p, s, v, *setting, "test", p.n_episodes if (v.n_way, v.n_shot) == first else p.n_other_episodes)
+            Job(p, s, v, *setting, "test", p.n_episodes if v[1:3] == first else p.n_other_episodes)
             for v, setting in _chosen(pd.DataFrame(rows)).items()
             for s in p.seeds()
         ]

@@ -9,10 +9,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import pandas as pd
 import torch
@@ -30,7 +30,7 @@ from gtl_core.guide import Displacement, read_safetensors, write_safetensors
 from gtl_core.models import conv4, new_head
 from gtl_core.records import resolve
 from gtl_core.scouting import scout
-from gtl_core.tasks import labelled, random_affine, rng, split_classes, to_float
+from gtl_core.tasks import Episode, labelled, random_affine, rng, split_classes, to_float
 from gtl_core.training import fit
 from gtl_core.workers import parallel
 
@@ -39,11 +39,12 @@ MetaMethod = Literal[
     "hard_sharing", "soft_sharing", "maml", "fomaml", "anil", "meta_sgd", "reptile", "learned_optimizer",
     "matching", "prototypical", "relation",
 ]  # fmt: skip
+META_METHODS = get_args(MetaMethod)
 DESCENT = ("maml", "fomaml", "anil", "meta_sgd")
 COMPARE = ("matching", "prototypical", "relation")
 SHARING = ("hard_sharing", "soft_sharing")
 
-COMPARE_WAYS = 20  # more classes than a task will have help learning to compare (Snell et al. 2017)
+COMPARE_WAYS = 20
 REPTILE_SHOTS, REPTILE_STEPS = 10, 5  # of the published 5-way runs
 OPTIMIZER_STEPS = 5
 OPTIMIZER_SHARE = 8  # its rule runs for every parameter in every step, which takes the time of so many passes
@@ -57,10 +58,26 @@ def network(pretraining: Pretraining, backbone: Backbone, n_way: int, head: Head
     return model
 
 
+@dataclass(frozen=True)
+class Augmented(Episodes):
+    """Episodes with every image turned, sheared, scaled and shifted a little, see `tasks.random_affine`."""
+
+    strength: float = 0.0
+
+    def __getitem__(self, i: int) -> Episode:
+        episode, generator = super().__getitem__(i), rng(self.seed, self.purpose, "augmentation", i)
+        changed = [
+            random_affine(images.flatten(0, 1), self.strength, generator).view_as(images) if images.numel() else images
+            for images in (episode.support, episode.query)
+        ]
+        return Episode(episode.classes, *changed)
+
+
 class MetaTraining(Parameters):
     """A zero point for small tasks, made with a budget of network passes from a pretrained or a random network.
 
-    Pretrained ones learn from the scouting classes, as scouts do; random ones from these and the pretraining classes.
+    It learns from the pretraining and the scouting classes, from which guidance comes, too, and from images augmented
+    as in pretraining: without that it knows its drawers by heart, and undoes what pretraining was good for.
     """
 
     kind: Literal["meta_training"] = "meta_training"
@@ -85,16 +102,21 @@ class MetaTraining(Parameters):
         """As many as the budget pays for; the same tasks over and over for `SHARING`."""
         dataset, seed = load(self.pretraining.dataset), self.pretraining.seed
         split = split_classes(dataset, seed)
-        purposes = ("scouting",) if self.pretraining.epochs else ("pretraining", "scouting")
-        classes = torch.cat([split[purpose] for purpose in purposes])
+        classes = torch.cat([split["pretraining"], split["scouting"]])
         n_way, n_shot, n_query, n = self.n_way, self.n_shot, self.n_query, self.passes // self.passes_per_episode()
         if self.method in COMPARE:
-            n_way = COMPARE_WAYS
+            n_way = self.compare_ways()
         elif self.method == "reptile":
             n_shot, n_query = REPTILE_SHOTS, 0
         elif self.method in SHARING:
             n_shot, n_query, n = self.task_n_shot, 0, self.n_tasks
-        return Episodes(dataset, classes, n_way, n_shot, n_query, n, seed, "meta-training")
+        settings = (dataset, classes, n_way, n_shot, n_query, n, seed, "meta-training")
+        return Augmented(*settings, strength=self.pretraining.augmentation)
+
+    def compare_ways(self) -> int:
+        """More classes than a task will have help (Snell et al. 2017), but not the squared error of relation networks:
+        with 19 wrong pairs for a right one, it learns to say no."""
+        return self.n_way if self.method == "relation" else max(COMPARE_WAYS, self.n_way)
 
     def passes_per_episode(self) -> int:
         """What a step for one episode costs; of `SHARING`, one epoch of all tasks."""
@@ -103,7 +125,7 @@ class MetaTraining(Parameters):
             inner = TWICE if self.method in ("maml", "meta_sgd") else TRAINING
             return inner * self.inner_steps * support + TRAINING * query
         if self.method in COMPARE:
-            return TRAINING * COMPARE_WAYS * (self.n_shot + self.n_query)
+            return TRAINING * self.compare_ways() * (self.n_shot + self.n_query)
         if self.method == "reptile":
             return TRAINING * self.n_way * REPTILE_SHOTS
         if self.method == "learned_optimizer":
@@ -357,7 +379,7 @@ def _coral(source: Tensor, target: Tensor, progress: float, *, strength: float) 
     return strength * domain.coral(source, target, progress)
 
 
-def _train_scout(model: nn.Module, episode, *, rate: float, epochs: int) -> None:
+def _train_scout(model: nn.Module, episode: Episode, *, rate: float, epochs: int) -> None:
     fit(model, *labelled(episode.support), torch.optim.SGD(model.parameters(), lr=rate), epochs=epochs)
 
 
