@@ -122,7 +122,8 @@ def test_side_by_side_is_one_by_one(method, n_frozen):
     support, labels = labelled(torch.stack([e.support for e in episodes], 2))
     below, trained = adapt(p, method, Start(model, {}, None), 0.1, support, labels[:, None])
     queries, _ = labelled(torch.stack([e.query for e in episodes], 2))
-    together = trained(below(queries))
+    with torch.no_grad():
+        together = trained(below(queries))
     for i, episode in enumerate(episodes):
         predict = transfer.fine_tune(
             model, *labelled(episode.support), optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=0.1),

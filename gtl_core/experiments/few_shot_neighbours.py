@@ -98,7 +98,7 @@ class FewShotNeighboursParameters(ImageParameters):
     @field_validator("methods", "other_methods")
     @classmethod
     def _methods(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return _known(values, METHODS)
+        return METHODS if values == ("all",) else _known(values, METHODS)
 
     @field_validator("random_starts")
     @classmethod

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,11 @@ class ForgettingNeighboursParameters(ImageParameters):
     first_epochs: Count
     epochs: Count
     stream: Stream
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _all(cls, values: list | tuple) -> list | tuple:
+        return get_args(Method) if list(values) == ["all"] else values
 
     @field_validator("methods", "strengths")
     @classmethod
