@@ -72,6 +72,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return loss
 
 
+def by_rule(model: nn.Module, rule: StepRule) -> LearnedOptimizer:
+    return LearnedOptimizer(model.parameters(), rule)
+
+
 @measured
 def learn_optimizer(
     model: nn.Module,
@@ -100,7 +104,7 @@ def learn_optimizer(
         optimizer.step()
         n_images = sum(images.shape[0] * images.shape[1] for images, _ in (support, query))
         passes += TRAINING * n_steps * n_images
-    adapt = partial(fine_tune, optimizer=lambda m: LearnedOptimizer(m.parameters(), rule), epochs=n_steps)
+    adapt = partial(fine_tune, optimizer=partial(by_rule, rule=rule), epochs=n_steps)
     return Prepared(model, adapt, passes)
 
 

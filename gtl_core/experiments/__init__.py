@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gtl_core import plots
+from gtl_core.experiments.domain_shift import DomainShiftParameters
+from gtl_core.experiments.few_shot_neighbours import FewShotNeighboursParameters
 from gtl_core.experiments.forgetting import ForgettingParameters
+from gtl_core.experiments.forgetting_neighbours import ForgettingNeighboursParameters
 from gtl_core.experiments.guides import GuidesParameters
 from gtl_core.experiments.method import MethodParameters
 from gtl_core.experiments.one_shot import OneShotParameters
@@ -31,6 +34,7 @@ class Experiment:
     notebook: str
     parameters: type[Parameters]
     figures: Mapping[str, Callable[[DataFrame], Figure]]
+    reads: tuple[str, ...] = ()  # experiments whose tables it takes up, if they are in the same profile
 
 
 _ALL = (
@@ -78,6 +82,25 @@ _ALL = (
         },
     ),
     Experiment("own_model", "05_your_own_model", OwnModelParameters, {"own_model": plots.own_model}),
+    Experiment(
+        "few_shot_neighbours",
+        "06_few_shot_neighbours",
+        FewShotNeighboursParameters,
+        {"few_shot_neighbours": plots.few_shot_neighbours, "few_shot_costs": plots.few_shot_costs},
+    ),
+    Experiment(
+        "forgetting_neighbours",
+        "07_forgetting_neighbours",
+        ForgettingNeighboursParameters,
+        {"forgetting_neighbours": plots.forgetting_neighbours},
+    ),
+    Experiment(
+        "domain_shift",
+        "08_domain_shift",
+        DomainShiftParameters,
+        {"domain_shift": plots.domain_shift},
+        reads=("few_shot_neighbours", "forgetting_neighbours"),
+    ),
     Experiment(
         "scaling",
         "09_scaling",

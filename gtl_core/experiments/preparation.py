@@ -5,9 +5,11 @@ Each is a pure function of its parameters, so a file named after their digest ca
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -116,8 +118,14 @@ class Scouting(Parameters):
 Preparation = Annotated[Pretraining | Scouting, Field(discriminator="kind")]
 
 
-def from_json(text: str) -> Pretraining | Scouting:
+# Kinds of other modules. Their names are text, so that an edit there reruns their steps and not these.
+ELSEWHERE = dict.fromkeys(("meta_training", "domain_training", "scouting_from"), "gtl_core.experiments.neighbours")
+
+
+def from_json(text: str) -> Parameters:
     """The preparation whose `canonical` JSON this is."""
+    if module := ELSEWHERE.get(json.loads(text)["kind"]):
+        return import_module(module).from_json(text)
     return TypeAdapter(Preparation).validate_json(text)
 
 

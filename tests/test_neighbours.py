@@ -1,0 +1,227 @@
+"""The comparisons with neighbours: parts by hand, and each experiment as a whole in small."""
+
+import re
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gtl_core import records
+from gtl_core.baselines import transfer
+from gtl_core.baselines.few_shot import FORWARD, TRAINING
+from gtl_core.data import load
+from gtl_core.experiments import ParameterError, domain_shift, few_shot_neighbours, forgetting_neighbours, neighbours
+from gtl_core.experiments import preparation as preparations
+from gtl_core.experiments.domain_shift import DomainShiftParameters
+from gtl_core.experiments.few_shot_neighbours import FewShotNeighboursParameters, Start, Variant, adapt, shares
+from gtl_core.experiments.forgetting_neighbours import ForgettingNeighboursParameters, stored
+from gtl_core.experiments.neighbours import META_METHODS, MetaTraining
+from gtl_core.experiments.preparation import Pretraining
+from gtl_core.models import conv4
+from gtl_core.tasks import labelled, rng, sample_episode
+
+SHARED = dict(
+    dataset="glyphs", seed=0, n_seeds=2, n_query=4, heads=["zero"], learning_rates=[0.01, 0.1], channels=8,
+    pretraining_epochs=1, n_scouts=2, scout_n_shot=3, scout_epochs=2, scout_learning_rate=0.1,
+    results="", prepared="", workers=1,
+)  # fmt: skip
+FEW_SHOT = SHARED | dict(
+    tasks=["3-way 1-shot", "4-way 2-shot"], methods=list(few_shot_neighbours.METHODS),
+    other_methods=["plain", "guided_network"], random_starts=["maml"], n_episodes=10, n_other_episodes=10,
+    n_tuning_episodes=2, n_other_tuning_episodes=1, epochs=2, backbone="conv4", passes=3000,
+    preparation_factors=[1.0], preparation_rate=1e-3, inner_rate=0.1, inner_steps=1, test_steps=2, n_seeds=1,
+)  # fmt: skip
+FORGETTING = SHARED | dict(
+    methods=list(get_args(forgetting_neighbours.Method)), strengths=[0.3, 3.0], capacity=3, n_streams=2,
+    n_tuning_streams=1, n_way=3, n_rounds=2, first_epochs=3, epochs=2, stream="single",
+)  # fmt: skip
+SHIFT = SHARED | dict(
+    source="glyphs", targets=["inverted"], tasks=["3-way 1-shot"], n_episodes=10, n_tuning_episodes=1, epochs=2,
+    preparation_factors=[1.0], n_seeds=1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "wrong", "message"),
+    [
+        (FewShotNeighboursParameters, FEW_SHOT, {"methods": ["protonet"]}, "'protonet': must be among scratch, "),
+        (FewShotNeighboursParameters, FEW_SHOT, {"random_starts": ["plain"]}, "'plain': must be among hard_sharing, "),
+        (FewShotNeighboursParameters, FEW_SHOT, {"tasks": ["5-way 18-shot"]}, "at most 2 in a 5-way 18-shot task"),
+        (FewShotNeighboursParameters, FEW_SHOT, {"backbone": "pooled_conv4"}, "starts from a pretrained conv4"),
+        (FewShotNeighboursParameters, FEW_SHOT, {"heads": ["zero", "random"]}, "heads"),
+        (ForgettingNeighboursParameters, FORGETTING, {"n_rounds": 17}, "n_rounds = 17: at most 15"),
+        (ForgettingNeighboursParameters, FORGETTING, {"strengths": [1, 2, 3]}, "a multiple of the 3 strengths"),
+        (DomainShiftParameters, SHIFT, {"targets": ["as_is"]}, "glyphs as it is does not differ from the source"),
+    ],
+)
+def test_wrong_parameters_are_refused_in_one_line(kind, values, wrong, message):
+    with pytest.raises(ParameterError, match=re.escape(message)):
+        kind.parse(values | wrong)
+
+
+def training(method: str, **changes) -> MetaTraining:
+    values = dict(
+        pretraining=Pretraining(dataset="glyphs", seed=0, channels=8, epochs=0), method=method, n_way=3, head="zero",
+        n_shot=1, n_query=2, n_tasks=2, task_n_shot=3, passes=2500, learning_rate=1e-3, inner_rate=0.1, inner_steps=1,
+    )  # fmt: skip
+    return MetaTraining(**(values | changes))
+
+
+@pytest.mark.parametrize("method", META_METHODS)
+def test_a_preparation_spends_its_budget_and_no_more(method, tmp_path):
+    step = training(method)
+    prepared = step.train(None)
+    # The budget charges the learned optimizer for its own work, which the network does not see.
+    share = neighbours.OPTIMIZER_SHARE if method == "learned_optimizer" else 1
+    assert prepared.passes * share == neighbours.passes_of(step)
+    assert step.passes - step.passes_per_episode() < prepared.passes * share <= step.passes
+    step.make(tmp_path)
+    model, extra, metadata = step.read(tmp_path)
+    assert metadata["passes"] == prepared.passes and metadata["seconds"] > 0
+    for one, other in zip(model.parameters(), prepared.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert bool(extra) == (method in ("meta_sgd", "relation", "learned_optimizer"))
+    with pytest.raises(ParameterError, match=f"passes = 1: {method} takes"):
+        training(method, passes=1).train(None)
+
+
+def test_passes_by_hand():
+    assert training("maml").passes_per_episode() == 9 * 3 + 3 * 6  # support through a second derivative, queries
+    assert training("fomaml").passes_per_episode() == 3 * 3 + 3 * 6
+    assert training("reptile").passes_per_episode() == 3 * 3 * 10
+    assert training("prototypical").passes_per_episode() == 3 * 20 * (1 + 2)
+    assert training("relation").passes_per_episode() == 3 * 3 * (1 + 2)
+    assert training("hard_sharing").passes_per_episode() == 3 * 2 * 3 * 3  # an epoch: tasks, ways, shots
+    trained = training("maml", pretraining=Pretraining(dataset="glyphs", seed=0, channels=8, epochs=2))
+    assert neighbours.all_passes(trained) == neighbours.passes_of(trained) + neighbours.passes_of(trained.pretraining)
+
+
+def test_shares_and_adaptation_by_hand():
+    """8 channels: outputs of 14², 7², 4², 2² pixels, 9 or 72 multiplications each and channel; the head 32 for 3."""
+    counts = np.array([14**2 * 9 * 8, 7**2 * 72 * 8, 4**2 * 72 * 8, 2**2 * 72 * 8, 32 * 3])
+    found = shares(conv4(3, 8, generator=rng(0)))
+    assert found == pytest.approx(counts / counts.sum())
+    p = FewShotNeighboursParameters.parse(FEW_SHOT)
+
+    def cost(method):
+        return few_shot_neighbours.adaptation_passes(p, Variant("pretrained", 3, 1, method))
+
+    assert cost("plain") == 3 * 2 * TRAINING and cost("nearest_mean") == 3 * FORWARD
+    assert cost("frozen") == pytest.approx(3 * (sum(found[:4]) + 2 * TRAINING * found[4]))
+    assert cost("frozen") < cost("freeze_3") < cost("freeze_1") < cost("plain")
+
+
+@pytest.mark.parametrize(("method", "n_frozen"), [("plain", 0), ("freeze_2", 2), ("frozen", 4)])
+def test_side_by_side_is_one_by_one(method, n_frozen):
+    """Layers below passed once, the rest stacked: the same predictions as `transfer.fine_tune` of each task alone."""
+    p = FewShotNeighboursParameters.parse(FEW_SHOT)
+    model, dataset = conv4(3, 8, generator=rng(0)), load("glyphs")
+    episodes = [sample_episode(dataset, torch.arange(30), 3, 1, 2, rng(i)) for i in range(2)]
+    support, labels = labelled(torch.stack([e.support for e in episodes], 2))
+    below, trained = adapt(p, method, Start(model, {}, None), 0.1, support, labels[:, None])
+    queries, _ = labelled(torch.stack([e.query for e in episodes], 2))
+    with torch.no_grad():
+        together = trained(below(queries))
+    for i, episode in enumerate(episodes):
+        predict = transfer.fine_tune(
+            model, *labelled(episode.support), optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=0.1),
+            epochs=2, n_frozen=n_frozen,
+        )  # fmt: skip
+        torch.testing.assert_close(together[:, i], predict(labelled(episode.query)[0]), rtol=1e-4, atol=1e-4)
+
+
+def test_best_settings_by_hand():
+    rows = [("a", 0.1, 0.5), ("a", 0.1, 0.7), ("a", 0.2, 0.6), ("a", 0.2, 0.6), ("b", 0.2, 0.9), ("b", 0.1, 0.2)]
+    frame = pd.DataFrame(rows, columns=["method", "rate", "value"]).assign(metric="validation")
+    assert neighbours.best_settings(frame, ["method"], ["rate"]) == {("a",): (0.1,), ("b",): (0.2,)}
+
+
+def test_preparations_are_read_back_from_their_json():
+    p = FewShotNeighboursParameters.parse(FEW_SHOT)
+    for step in (*p.preparations(), *DomainShiftParameters.parse(SHIFT).preparations()):
+        assert preparations.from_json(step.canonical()) == step
+
+
+@pytest.fixture(scope="module")
+def few_shot():
+    return few_shot_neighbours.split(few_shot_neighbours.run(FewShotNeighboursParameters.parse(FEW_SHOT)))
+
+
+def test_few_shot_is_complete_and_paired(few_shot):
+    frame, cost = few_shot
+    assert set(cost["metric"]) == {"preparation_seconds", "adaptation_seconds"}
+    table = few_shot_neighbours.ranking(frame, cost)
+    first = table[table["task"] == "3-way 1-shot"]
+    assert set(first.loc[first["zero_point"] == "pretrained", "method"]) == {*few_shot_neighbours.METHODS} - {"scratch"}
+    assert set(first.loc[first["zero_point"] == "random", "method"]) == {"scratch", "maml"}
+    assert first["accuracy"].is_monotonic_decreasing and first["rank"].iloc[0] == 1
+    assert table.loc[table["method"] == table["guided"], "difference"].eq(0).all()
+    costs = first.set_index(["zero_point", "method"])["preparation_passes"]
+    assert costs["random", "scratch"] == 0
+    scouts = TRAINING * 2 * 2 * 3 * 3  # scouts, epochs, ways, shots
+    assert costs["pretrained", "guided_network"] == costs["pretrained", "plain"] + scouts
+    words = few_shot_neighbours.verdict(frame)
+    assert words.count("best is") == 2 and all(method in words for method in ("maml (no pretraining)", "ranks"))
+
+
+def test_few_shot_comes_out_the_same_again(few_shot):
+    fewer = {"methods": ["plain", "prototypical", "guided_tensor"], "random_starts": [], "tasks": FEW_SHOT["tasks"][:1]}
+    again, _ = few_shot_neighbours.split(
+        few_shot_neighbours.run(FewShotNeighboursParameters.parse(FEW_SHOT | fewer | {"workers": 2}))
+    )
+    frame, _ = few_shot
+    mine = frame.merge(again[list(Variant._fields)].drop_duplicates())
+    order = [*Variant._fields, "factor", "learning_rate", "task", "metric"]
+    one, other = (f.astype({"task": str}).sort_values(order).reset_index(drop=True) for f in (mine, again))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_what_is_stored_by_hand():
+    assert stored("plain", 100, 5) == stored("frozen", 100, 5) == 0
+    assert stored("ewc", 100, 5) == 200 and stored("guided_ewc", 100, 5) == 300
+    assert stored("replay", 100, 5) == 5 * 784 and stored("guided_replay", 100, 5) == 5 * 784 + 100
+    assert stored("synaptic", 100, 5) == 300 and stored("l2_sp", 100, 5) == stored("guided_tensor", 100, 5) == 100
+
+
+def test_every_method_of_forgetting_tries_as_many_settings():
+    p = ForgettingNeighboursParameters.parse(FORGETTING | {"learning_rates": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]})
+    assert {len(p.settings(method)) for method in p.methods} == {6}
+    assert p.settings("ewc")[:3] == [(0.3, 0.1), (0.3, 0.3), (0.3, 0.5)]
+
+
+def test_forgetting_is_complete_and_paired():
+    frame, cost = forgetting_neighbours.split(
+        forgetting_neighbours.run(ForgettingNeighboursParameters.parse(FORGETTING))
+    )
+    assert set(cost["metric"]) == {"step_seconds"}
+    table = forgetting_neighbours.ranking(frame, cost)
+    assert set(table["method"]) == set(FORGETTING["methods"]) and set(table["n"]) == {"2 networks x 2 streams"}
+    curve = frame[(frame["method"] == "ewc") & (frame["metric"] == "accuracy_mean")]
+    assert list(curve["step"]) == [3, 6, 9]
+    last = frame[(frame["method"] == "ewc") & (frame["metric"] == "accuracy") & (frame["step"] == 9)]
+    assert last["value"].mean() == pytest.approx(curve["value"].iloc[-1])
+    assert "what the guide adds to ewc" in forgetting_neighbours.verdict(frame)
+
+
+def test_domain_shift_is_complete_and_advises_from_its_table(tmp_path):
+    frame = domain_shift.run(DomainShiftParameters.parse(SHIFT))
+    table = domain_shift.ranking(frame)
+    found = set(table[["alignment", "scouts", "method"]].itertuples(index=False, name=None))
+    assert found == set(domain_shift.METHODS)
+    records.write(str(tmp_path), "domain_shift", frame, {})
+    choices = domain_shift.choices(str(tmp_path))
+    assert list(choices["choice"]) == ["as pretrained", "prepared", "guided"]
+    of = choices.set_index("choice")
+    plain = table[(table["alignment"] == "none") & (table["scouts"] == "none")]
+    assert of.loc["as pretrained", "accuracy"] == pytest.approx(plain["accuracy"].max(), abs=1e-6)
+    assert of.loc["guided", "difference"] == 0
+    answers = {"wins against", "loses to", "is level with"}
+    assert sum(domain_shift.advice(choices).count(answer) for answer in answers) == 2
+    assert set(domain_shift.tidy_choices(choices)["metric"]) >= {"accuracy", "low", "high"}
+
+
+def test_a_negative_is_one():
+    dataset, negative = load("glyphs"), neighbours.shifted("glyphs", True)
+    assert torch.equal(dataset.examples + negative.examples, torch.full_like(dataset.examples, 255))
