@@ -12,7 +12,7 @@ VALUES = {
     "batch_sizes": [2, 8],
     "n_scouts": [2, 4],
     "n_workers": [1, 2],
-    "steps": 2,
+    "steps": [1, 3],
     "repeats": 1,
     "target_size": 7e9,
     "target_scouts": 1000,
@@ -37,19 +37,19 @@ PARAMETERS = scaling.ScalingParameters.parse(VALUES)
 
 def test_the_model_finds_the_coefficients_that_made_the_times():
     every = scaling.settings(PARAMETERS)
-    true = dict(zip(scaling.terms(every[0], 2), (1e-4, 1e-9, 2e-9, 3e-9, 0.0), strict=True))
-    seconds = [scaling.predict(true, setting, 2) for setting in every]
-    assert scaling.fit_model(every, seconds, 2) == pytest.approx(true, rel=1e-6, abs=1e-14)
+    true = dict(zip(scaling.terms(every[0]), (1e-4, 1e-9, 2e-9, 3e-9, 0.0), strict=True))
+    seconds = [scaling.predict(true, setting) for setting in every]
+    assert scaling.fit_model(every, seconds) == pytest.approx(true, rel=1e-6, abs=1e-14)
 
 
 def test_no_coefficient_is_negative():
     every = scaling.settings(PARAMETERS)
     falling = [1 / setting.n_parameters for setting in every]  # as no cost can do
-    assert min(scaling.fit_model(every, falling, 2).values()) >= 0
+    assert min(scaling.fit_model(every, falling).values()) >= 0
 
 
 def test_the_work_of_a_scouting_by_hand():
-    work = scaling.terms(Setting(n_parameters=100, batch_size=8, n_scouts=5, n_workers=2), steps=4)
+    work = scaling.terms(Setting(n_parameters=100, batch_size=8, steps=4, n_scouts=5, n_workers=2))
     assert list(work.values()) == [12, 9600, 1200, 500, 500]  # three scouts in a row of four steps each
 
 
@@ -83,6 +83,6 @@ def test_limits_compare_needs_with_what_there_is():
 def test_every_scout_is_sent_there_and_back():
     with ThreadPoolExecutor(1) as pool:
         counting = scaling._Counting(pool)
-        scaling.send_scouts(Setting(40_000, 2, 3, 2), PARAMETERS, counting)
+        scaling.send_scouts(Setting(40_000, 2, 1, 3, 2), PARAMETERS, counting)
     n = sum(p.numel() for p in scaling.network(40_000).parameters())
     assert 1 < counting.sent / (3 * 2 * 4 * n) < 1.2

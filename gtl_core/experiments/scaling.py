@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
-import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
 from itertools import product
@@ -24,11 +23,12 @@ from gtl_core.experiments.parameters import Count, NotebookParameters, Rate
 from gtl_core.scouting import scout
 from gtl_core.tasks import rng
 from gtl_core.training import Recipe
-from gtl_core.workers import single_thread
+from gtl_core.workers import peak_memory, single_thread
 
 LAYERS = 4
 VISIBLE = 500_000  # parameters; smaller networks find their memory among what Python keeps free
 COPIES = 8  # of the parameters while a scout is added: model, scout, zero point, sums, its displacement and its square
+LONG = 1.0  # seconds of repeating one timing; more would not make it more precise
 SUMS = 3  # of a `Displacement`: signed, absolute and squared
 FLOAT32 = 4  # bytes
 
@@ -41,9 +41,9 @@ class ScalingParameters(NotebookParameters):
 
     sizes: tuple[Count, ...] = Field(min_length=3)
     batch_sizes: tuple[Count, ...] = Field(min_length=1)
+    steps: tuple[Count, ...] = Field(min_length=1)
     n_scouts: tuple[Count, ...] = Field(min_length=1)
     n_workers: tuple[Count, ...] = Field(min_length=1)
-    steps: Count
     repeats: Count
     target_size: Rate
     target_scouts: Count
@@ -66,6 +66,7 @@ class Setting(NamedTuple):
 
     n_parameters: int
     batch_size: int
+    steps: int
     n_scouts: int
     n_workers: int
 
@@ -80,7 +81,7 @@ def network(size: int) -> nn.Sequential:
 def settings(p: ScalingParameters) -> list[Setting]:
     """All that is timed."""
     sizes = [sum(w.numel() for w in network(size).parameters()) for size in p.sizes]
-    return [Setting(*values) for values in product(sizes, p.batch_sizes, p.n_scouts, p.n_workers)]
+    return [Setting(*values) for values in product(sizes, p.batch_sizes, p.steps, p.n_scouts, p.n_workers)]
 
 
 def run(p: ScalingParameters) -> pd.DataFrame:
@@ -108,20 +109,20 @@ def run(p: ScalingParameters) -> pd.DataFrame:
         took, sent = measured(setting, p)
         seconds.append(took)
         record("measured", setting, seconds=took, sent_bytes=sent)
-    alone = [s for s in every if s.n_workers == p.n_workers[0] and s.batch_size == p.batch_sizes[0]]
+    alone = [s for s in every if (s.n_workers, s.batch_size, s.steps) == (p.n_workers[0], p.batch_sizes[0], p.steps[0])]
     many, largest = max(p.n_scouts), max(s.n_parameters for s in every)
     alone = [s for s in alone if (s.n_scouts == many and s.n_parameters >= VISIBLE) or s.n_parameters == largest]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
         for setting, peak in zip(alone, fresh.map(partial(peak_bytes, p=p), alone), strict=True):
             record("measured", setting, peak_bytes=peak)
-    model = fit_model(every, seconds, p.steps)
+    model = fit_model(every, seconds)
     record("model", {}, **model)
     for size in dict.fromkeys(s.n_parameters for s in every):
         known = [(s, t) for s, t in zip(every, seconds, strict=True) if s.n_parameters != size]
-        without = fit_model(*zip(*known, strict=True), p.steps)
+        without = fit_model(*zip(*known, strict=True))
         for setting in (s for s in every if s.n_parameters == size):
-            record("fitted", setting, seconds=predict(model, setting, p.steps))
-            record("held_out", setting, seconds=predict(without, setting, p.steps))
+            record("fitted", setting, seconds=predict(model, setting))
+            record("held_out", setting, seconds=predict(without, setting))
     assumed = list(ScalingParameters.model_fields)
     assumed = assumed[assumed.index("target_size") :]
     record("assumed", {}, copies=COPIES, **{name: getattr(p, name) for name in assumed})
@@ -131,13 +132,13 @@ def run(p: ScalingParameters) -> pd.DataFrame:
 
 
 def measured(setting: Setting, p: ScalingParameters) -> tuple[float, int]:
-    """Seconds of a scouting, the shortest of ``repeats``, and bytes sent to the workers and back."""
+    """Seconds of a scouting, the shortest of up to ``repeats``, and bytes sent to the workers and back."""
     executor = None
     if setting.n_workers > 1:
         executor = _Counting(loky.get_reusable_executor(setting.n_workers, timeout=600, initializer=single_thread))
-    send_scouts(Setting(1, 1, 4 * setting.n_workers, setting.n_workers), p, executor)  # to start
+    send_scouts(Setting(1, 1, 1, 4 * setting.n_workers, setting.n_workers), p, executor)  # to start
     took = []
-    for _ in range(p.repeats):
+    while len(took) < p.repeats and sum(took) < LONG:
         if executor:
             executor.sent = 0
         begin = time.perf_counter()
@@ -151,22 +152,16 @@ def send_scouts(setting: Setting, p: ScalingParameters, executor: Executor | Non
     width = model[0].in_features
     labels = torch.arange(setting.batch_size) % width
     inputs = (torch.randn(setting.batch_size, width, generator=rng(p.seed, i)) for i in range(setting.n_scouts))
-    scout(model, ((x, labels) for x in inputs), Recipe(0.01, p.steps), executor=executor, backend="loop")
+    scout(model, ((x, labels) for x in inputs), Recipe(0.01, setting.steps), executor=executor, backend="loop")
 
 
 def peak_bytes(setting: Setting, p: ScalingParameters) -> int:
     """By how much a scouting raises this process's peak of memory; it must be a fresh one."""
     single_thread()
     send_scouts(setting._replace(n_parameters=1), p)  # loads what torch loads late
-    before = _peak()
+    before = peak_memory()
     send_scouts(setting, p)
-    return _peak() - before
-
-
-def _peak() -> int:
-    import resource  # Unix only, and the other experiments are not
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_memory() - before
 
 
 class _Counting(Executor):
@@ -183,9 +178,9 @@ class _Counting(Executor):
             yield result
 
 
-def terms(setting: Setting, steps: int) -> dict[str, float]:
+def terms(setting: Setting) -> dict[str, float]:
     """What a scouting has to do, in the units of the model's coefficients (seconds per unit)."""
-    n_parameters, batch_size, n_scouts, n_workers = setting
+    n_parameters, batch_size, steps, n_scouts, n_workers = setting
     in_a_row = math.ceil(n_scouts / n_workers) * steps
     return {
         "per step": in_a_row,
@@ -196,22 +191,35 @@ def terms(setting: Setting, steps: int) -> dict[str, float]:
     }
 
 
-def fit_model(every: Iterable[Setting], seconds: Iterable[float], steps: int) -> dict[str, float]:
-    """Least squares on the relative error, no coefficient below zero."""
-    columns = pd.DataFrame([terms(setting, steps) for setting in every]).div(list(seconds), axis=0)
-    columns = columns.loc[:, columns.any()]
-    coefficients = dict.fromkeys(columns, 0.0)
+def fit_model(every: Sequence[Setting], seconds: Sequence[float]) -> dict[str, float]:
+    """No coefficient below zero; least squares on (ratio + 1 / ratio) of predicted to measured seconds.
+
+    Ratios of 2 and 1/2 are equally wrong, which relative errors would not see. By reweighting with the last prediction.
+    """
+    work = pd.DataFrame([terms(setting) for setting in every])
+    work = work.loc[:, work.any()]
+    measured = np.array(seconds)
+    predicted = measured
+    for _ in range(30):
+        weights = 1 / np.sqrt(predicted * measured)
+        found = _least_squares(work.mul(weights, axis=0), measured * weights)
+        predicted = work.to_numpy() @ found
+    return dict(zip(work, found, strict=True))
+
+
+def _least_squares(columns: pd.DataFrame, target: np.ndarray) -> np.ndarray:
+    """Coefficients of which none is negative: the most negative one becomes 0 until there is none."""
+    scale, kept = columns.max(), list(columns)
     while True:
-        scale = columns.max()
-        found = np.linalg.lstsq((columns / scale).to_numpy(), np.ones(len(columns)), rcond=None)[0]
+        found = np.linalg.lstsq((columns[kept] / scale[kept]).to_numpy(), target, rcond=None)[0] / scale[kept]
         if found.min() >= 0:
-            return coefficients | dict(zip(columns, found / scale, strict=True))
-        columns = columns.drop(columns=columns.columns[found.argmin()])
+            return found.reindex(columns.columns, fill_value=0.0).to_numpy()
+        kept.remove(found.mul(scale[kept]).idxmin())
 
 
-def predict(model: Mapping[str, float], setting: Setting, steps: int) -> float:
+def predict(model: Mapping[str, float], setting: Setting) -> float:
     """Seconds."""
-    return sum(model.get(name, 0.0) * amount for name, amount in terms(setting, steps).items())
+    return sum(model.get(name, 0.0) * amount for name, amount in terms(setting).items())
 
 
 def needs(p: ScalingParameters, method: str) -> dict[str, float]:

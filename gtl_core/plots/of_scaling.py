@@ -43,13 +43,12 @@ def scaling(frame: pd.DataFrame) -> Figure:
         copies = _assumed(frame, "copies")
         memory.plot(size, 4 * copies * size / 1e6, "--", color="#999999", label=f"{copies:g} copies of the parameters")
         travelled = frame[(frame["metric"] == "sent_bytes") & (frame["n_workers"] > 1)]
-        travelled = travelled[travelled["batch_size"] == travelled["batch_size"].min()]
-        travelled = travelled[travelled["n_workers"] == travelled["n_workers"].min()]
+        travelled = travelled.drop_duplicates("n_parameters")
         per_scout = travelled["value"] / travelled["n_scouts"] / 1e6
         sent.plot(travelled["n_parameters"], per_scout, "o", color=WORKERS[2], label="to a worker and back")
         sent.plot(size, 4 * size / 1e6, "--", color="#999999", label="the parameters alone")
-        n_scouts, batch_size = (base[name].iloc[0] for name in ("n_scouts", "batch_size"))
-        seconds.set(title="Time", ylabel=f"seconds ({n_scouts:g} scouts, batches of {batch_size:g})")
+        n_scouts, steps, batch_size = (base[name].iloc[0] for name in ("n_scouts", "steps", "batch_size"))
+        seconds.set(title=f"Time: {n_scouts:g} scouts, {steps:g} steps, batches of {batch_size:g}", ylabel="seconds")
         memory.set(title="Peak memory, one process", ylabel="MB above the imports")
         sent.set(title="Sent", ylabel="MB per scout")
         for axis in axes[0]:
@@ -96,8 +95,8 @@ def _short(seconds: float) -> str:
 
 
 def _base(frame: pd.DataFrame) -> pd.DataFrame:
-    """The measurements and predictions with the fewest scouts and smallest batches."""
+    """The measurements and predictions with the fewest scouts and steps and the smallest batches."""
     timed = frame[frame["method"].isin(["measured", "fitted", "held_out"])]
-    for name in ("n_scouts", "batch_size"):
+    for name in ("n_scouts", "batch_size", "steps"):
         timed = timed[timed[name] == timed[name].min()]
     return timed
