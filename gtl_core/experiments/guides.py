@@ -50,7 +50,7 @@ CONDITION = ("arena", "head")
 EDGES = [i / 4 - 6 for i in range(25)]  # of histograms of log10 g
 GRID = [i / 200 for i in range(201)]  # of temperatures' curves
 THRESHOLDS = (0.0, 0.01, 0.03, 0.1, 0.3, 0.5)
-GS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # the same g for every parameter
+GS = (0.0, 0.001, 0.01, 0.1, 1.0)  # the same g for every parameter
 N_STEPS = 20
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": partial(torch.optim.SGD, lr=0.01),
@@ -393,7 +393,7 @@ def best_on_validation(frame: pd.DataFrame) -> dict[tuple[str, str, str], str]:
     """(tuned_on, arena, head) -> the scouted candidate with the highest validation accuracy at its best rate."""
     chosen = {}
     for tuned_on in TUNED_ON:
-        tuning = arenas(frame)[lambda rows, metric=f"validation_{tuned_on}": rows["metric"] == metric]
+        tuning = frame[frame["metric"] == f"validation_{tuned_on}"]
         means = tuning.groupby([*CONDITION, "method", "learning_rate"])["value"].mean()
         best = means.groupby(level=[*CONDITION, "method"]).max()
         for condition, of in best.groupby(level=list(CONDITION)):
