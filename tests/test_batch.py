@@ -57,6 +57,7 @@ PACKAGE = {
             notebook: str
             parameters: type
             figures: dict
+            reads: tuple = ()
 
         EXPERIMENTS = {
             "01_alpha": Experiment("alpha", "01_alpha", ToyParameters, {"alpha_one": draw, "alpha_two": draw}),
