@@ -33,7 +33,7 @@ Method = Literal[
 ]  # fmt: skip
 
 # What a strength of 1 means: about where each of them begins to matter.
-STRENGTH = {"l2_sp": 0.1, "ewc": 10.0, "synaptic": 0.1}
+STRENGTH = {"l2_sp": 0.1, "ewc": 3.0, "synaptic": 0.3}
 # Numbers that are kept for each of the network's parameters, beside the network itself; L2-SP's anchor, the anchor and
 # the importance of EWC, and these and the path of synaptic intelligence.
 KEPT = {"l2_sp": 1, "ewc": 2, "synaptic": 3}

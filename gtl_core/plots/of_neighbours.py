@@ -200,8 +200,8 @@ def domain_shift(frame: pd.DataFrame) -> Figure:
             for axis, task in zip(line, tasks, strict=True):
                 of = table[(table["target"] == target) & (table["task"] == task)]
                 for y, row in enumerate(of.itertuples()):
-                    color = SHIFT_COLORS["guided" if row.scouts != "none" else row.alignment]
-                    label = SHIFT_LABELS["guided" if row.scouts != "none" else row.alignment]
+                    kind = "scratch" if row.method == "scratch" else "guided" if row.scouts != "none" else row.alignment
+                    color, label = SHIFTS[kind]
                     axis.hlines(y, 100 * row.accuracy_low, 100 * row.accuracy_high, color=color, linewidth=2)
                     axis.plot(100 * row.accuracy, y, "o", color=color, markersize=4.5, label=label)
                 names = [NAMES[r.method] + ("" if r.scouts == "none" else f", {r.scouts}") for r in of.itertuples()]
@@ -213,12 +213,12 @@ def domain_shift(frame: pd.DataFrame) -> Figure:
 
 
 TARGETS = {"as_is": "other origin", "inverted": "other origin and inverted"}
-SHIFT_COLORS = {"guided": COLORS["guided"], "none": COLORS["plain"], "coral": "#CC79A7", "dann": "#000000"}
-SHIFT_LABELS = {
-    "guided": "guided; scouts from source or target",
-    "none": "trained on the source alone",
-    "coral": "features aligned by CORAL",
-    "dann": "features aligned by DANN",
+SHIFTS = {
+    "guided": (COLORS["guided"], "guided; scouts from source or target"),
+    "none": (COLORS["plain"], "trained on the source alone"),
+    "coral": ("#CC79A7", "features aligned by CORAL"),
+    "dann": ("#000000", "features aligned by DANN"),
+    "scratch": (COLORS["scratch"], "not pretrained"),
 }
 
 
@@ -239,7 +239,8 @@ def decision_guide(table: pd.DataFrame) -> Figure:
                     row.name, (100 * row.accuracy_high, at), (5, -3), textcoords="offset points", fontsize=7.5
                 )
         axis.set_yticks(range(len(situations)), situations)
-        axis.set(ylim=(len(situations) - 0.4, -0.6), xlabel="accuracy (%)", xlim=(None, 110))
+        axis.set(ylim=(len(situations) - 0.4, -0.6), xlabel="accuracy (%)", xlim=(None, 114), xticks=range(0, 101, 10))
+        axis.set_xlim(left=100 * table["accuracy_low"].min() - 3)
         for y in range(1, len(situations)):
             axis.axhline(y - 0.5, color="#EEEEEE", linewidth=0.8)
         legend_below(figure)
@@ -248,6 +249,6 @@ def decision_guide(table: pd.DataFrame) -> Figure:
 
 CHOICES = {
     "as pretrained": (COLORS["frozen"], "best without a second preparation"),
-    "prepared": ("#000000", "best with one (in a stream: with a memory)"),
+    "prepared": ("#000000", "best with a second preparation (in a stream: with a memory)"),
     "guided": (COLORS["guided"], "guided"),
 }
