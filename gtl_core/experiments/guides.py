@@ -359,15 +359,14 @@ def verdict(frame: pd.DataFrame) -> str:
     for kind, what in (("scouted", "the scouts' guide, chosen on validation tasks,"), ("learned", "the learned guide")):
         of = found[found["kind"] == kind]
         passed = f"passes the bar in {of['passes'].sum()} of {len(of)} arenas (above frozen and plain at once)"
-        lines.append(
-            f"{what} {passed}; no guide, but further training on the scouts' images beats it in {of['beaten'].sum()}:"
-        )
+        beaten = f"training further on the scouts' classes, without a guide, beats it in {of['beaten'].sum()}"
+        lines.append(f"{what} {passed}; {beaten}:")
         lines += [f"  {_where(row):58} {row.guide:15} {row.answer}" for row in of.itertuples()]
     key = ["tuned_on", *CONDITION, "method"]
     lows = table[table["rival"].isin(BAR) & table["method"].isin(CANDIDATES)].groupby(key, sort=False)["low"].min()
     passing = [f"{m} ({arena}, {head} head, {t})" for (t, arena, head, m), low in lows.items() if low > 0]
     lines.append(
-        f"Of all {len(lows)} pairs of candidate and arena {len(passing)} pass, seen on the test tasks themselves:"
+        f"Of all {len(lows)} pairs of candidate and arena, {len(passing)} pass in hindsight, on the test tasks:"
     )
     lines += [f"  {pair}" for pair in passing]
     for one, other, what in (
@@ -394,9 +393,9 @@ def best_on_validation(frame: pd.DataFrame) -> dict[tuple[str, str, str], str]:
     chosen = {}
     for tuned_on in TUNED_ON:
         tuning = frame[frame["metric"] == f"validation_{tuned_on}"]
-        means = tuning.groupby([*CONDITION, "method", "learning_rate"])["value"].mean()
-        best = means.groupby(level=[*CONDITION, "method"]).max()
-        for condition, of in best.groupby(level=list(CONDITION)):
+        means = tuning.groupby([*CONDITION, "method", "learning_rate"], sort=False)["value"].mean()
+        best = means.groupby(level=[*CONDITION, "method"], sort=False).max()
+        for condition, of in best.groupby(level=list(CONDITION), sort=False):
             if tuned_on == "first" or not Arena.parse(condition[0]).n_shot:
                 scouted = [name for name in CANDIDATES if name not in ("learned", "shuffled")]
                 chosen[tuned_on, *condition] = of.droplevel(list(CONDITION))[scouted].idxmax()

@@ -203,7 +203,7 @@ def _by(axis: Axes, of: pd.DataFrame, parts: list[str], names: str | list[str]) 
     axis.axvline(1, color="#BBBBBB", linewidth=0.8)
     axis.set(xscale="log", xlim=(0.02, None), ylim=(len(parts) - 0.5, -1), yticks=range(len(parts)))
     axis.set(xlabel="mean |displacement|, by the network's mean")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.4, -0.12), fontsize=8)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.4, -0.12), fontsize=7, ncols=2 + len(groups) % 2)
 
 
 def _part(name: str) -> str:
