@@ -65,20 +65,26 @@ class Replay(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, program: Program, x: Tensor, *parameters: Tensor) -> Tensor:
-        program.x.copy_(x.permute(1, 0, *range(3, x.dim()), 2))
+        program.x.copy_(_channels_last(x))
         program.forward()
         program.last = ctx
         ctx.program = program
-        return program.y.transpose(0, 1).clone()
+        y = program.y
+        return y.permute(1, 0, y.dim() - 1, *range(2, y.dim() - 1)).clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.program.last is not ctx:
             raise RuntimeError("a stacked network was called again before backward(): its buffers hold the later call")
-        ctx.program.dy.copy_(dy.transpose(0, 1))
+        ctx.program.dy.copy_(_channels_last(dy))
         ctx.program.backward()
         return None, None, *(gradient.clone() for gradient in ctx.program.gradients)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """[N, S, channels, ...] -> [S, N, ..., channels], as programs have it."""
+    return x.permute(1, 0, *range(3, x.dim()), 2)
 
 
 class _Cell:

@@ -53,6 +53,22 @@ def test_training_side_by_side_equals_training_one_by_one(make, guided):
             torch.testing.assert_close(together[name][s], p, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("n_layers", [1, 2, 3], ids=["convolution", "normalisation", "ReLU"])
+def test_a_network_may_end_in_images(n_layers):
+    models = [model.body[:n_layers] for model in networks(2)]
+    inputs, _ = data(2)
+    stacked = stack(models)
+    outputs = stacked(inputs)
+    weights = torch.rand(outputs.shape, generator=rng(2))
+    (outputs * weights).sum().backward()
+    for s, model in enumerate(models):
+        alone = model(inputs[:, s])
+        torch.testing.assert_close(outputs[:, s], alone)
+        (alone * weights[:, s]).sum().backward()
+        for together, p in zip(stacked.parameters(), model.parameters(), strict=True):
+            torch.testing.assert_close(together.grad[s], p.grad, rtol=1e-4, atol=1e-4)
+
+
 def test_stacking_copies_and_leaves_the_originals_alone():
     model = networks(1)[0]
     stacked = stack([model, model])
