@@ -111,7 +111,14 @@ def choose_rates(frame: pd.DataFrame, tuned_on: str) -> dict[tuple, float]:
 
 
 def at_chosen_rates(frame: pd.DataFrame, tuned_on: str) -> pd.DataFrame:
-    """The test rows (all that are not validation) of every variant at its rate from `choose_rates`."""
-    chosen = choose_rates(frame, tuned_on)
-    rates = [chosen.get(variant) for variant in frame[variant_columns(frame)].itertuples(index=False, name=None)]
-    return frame[(frame["learning_rate"] == rates) & ~frame["metric"].str.startswith("validation_")]
+    """The test rows (all that are not validation) of every variant at its rate from `choose_rates`.
+
+    Chosen again among the rates that were tested: of two that were equal in tuning, rounding in a file may prefer the
+    other one.
+    """
+    columns = variant_columns(frame)
+    tuning = frame["metric"].str.startswith("validation_")
+    tested = frame.loc[~tuning, [*columns, "learning_rate"]].drop_duplicates()
+    chosen = choose_rates(frame[tuning].merge(tested), tuned_on)
+    rates = [chosen.get(variant) for variant in frame[columns].itertuples(index=False, name=None)]
+    return frame[(frame["learning_rate"] == rates) & ~tuning]
