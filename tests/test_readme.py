@@ -8,7 +8,7 @@ import sys
 import nbformat
 
 from gtl_core import Guide, records
-from gtl_core.experiments import forgetting, method, one_shot, xor
+from gtl_core.experiments import forgetting, method, one_shot, own_model, xor
 from gtl_core.stats import paired
 
 TEXT = (records.ROOT / "README.md").read_text()
@@ -39,6 +39,7 @@ def test_numbers_are_those_of_the_paper_profile():
     computed = set(forgetting.verdicts(records.read("results/paper", "forgetting"))["text"])
     episodes = records.read("results/paper", "one_shot")
     computed |= set(one_shot.verdicts(episodes)["text"]) | set(one_shot.saturation(episodes)["text"])
+    computed |= set(own_model.verdicts(records.read("results/paper", "own_model"))["text"])
     toy = records.read("results/paper", "method")
     cases = dict(list(toy[toy["metric"] == "excess_loss"].groupby(["family", "method"])))
     computed |= {paired(cases[family, "guided"], cases[family, "plain"]).text for family in method.FAMILIES}
