@@ -64,9 +64,7 @@ def guides_steps(frame: pd.DataFrame) -> Figure:
     with mpl.rc_context(STYLE):
         for axis, part in zip(axes[0], ("step", "gradient"), strict=True):
             axis.plot([1e-3, 1], [1e-3, 1], color="#BBBBBB", linewidth=1, label="proportional to g")
-            for (name, line), color in zip(
-                OPTIMIZERS.items(), ("#0072B2", "#56B4E9", "#D55E00", "#E69F00"), strict=True
-            ):
+            for name, (color, line) in OPTIMIZERS.items():
                 of = moved[(moved["method"] == name) & (moved["part"] == part)].set_index("at")["value"]
                 relative = of[of.index > 0] / of[1.0]
                 axis.plot(relative.index, relative, line, color=color, marker="o", markersize=4, label=name)
