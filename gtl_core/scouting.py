@@ -32,7 +32,7 @@ def scout(
     model: the zero point; it is left untouched.
     tasks: anything that ``train_one`` understands, usually small and easy sub-problems with many examples each.
     train_one: ``train_one(copy, task)`` trains the copy in place; its return value is ignored. Or a `Recipe`, for tasks
-        (inputs, labels): scouts can then be trained side by side, several times as fast.
+        (inputs, labels): small scouts are then trained side by side, which is faster.
     executor: where the scouts run, any `concurrent.futures.Executor`; none runs them here, one after the other. Model,
         tasks and ``train_one`` must then be picklable (no local functions). The result does not depend on it, since
         displacements are added in the order of the tasks, as long as ``train_one`` draws random numbers from a

@@ -8,7 +8,7 @@ import sys
 import nbformat
 
 from gtl_core import Guide, records
-from gtl_core.experiments import forgetting, guides, method, one_shot, own_model, xor
+from gtl_core.experiments import forgetting, forgetting_neighbours, guides, method, one_shot, own_model, xor
 from gtl_core.stats import paired
 
 TEXT = (records.ROOT / "README.md").read_text()
@@ -40,6 +40,7 @@ def test_numbers_are_those_of_the_paper_profile():
     episodes = records.read("results/paper", "one_shot")
     computed |= set(one_shot.verdicts(episodes)["text"]) | set(one_shot.saturation(episodes)["text"])
     computed |= set(own_model.verdicts(records.read("results/paper", "own_model"))["text"])
+    computed |= set(forgetting_neighbours.ranking(records.read("results/paper", "forgetting_neighbours"))["text"])
     computed |= set(guides.differences(records.read("results/paper", "guides"))["text"])
     toy = records.read("results/paper", "method")
     cases = dict(list(toy[toy["metric"] == "excess_loss"].groupby(["family", "method"])))
