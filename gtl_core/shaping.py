@@ -19,8 +19,7 @@ TEMPERATURES = {"freezing": 100.0, "icy": 4.0, "chilly": 2.0, "room": 1.0, "warm
 
 def mapped(guide: Guide, f: Callable[[Tensor], Tensor], what: str) -> Guide:
     """``f`` of every value. ``what`` is added to the list ``shaping`` of the guide's metadata."""
-    history = [*guide.metadata.get("shaping", []), what]
-    return Guide({name: f(g) for name, g in guide.items()}, {**guide.metadata, "shaping": history})
+    return _like(guide, {name: f(g) for name, g in guide.items()}, what)
 
 
 def linear(guide: Guide, slope: float = 1.0, intercept: float = 0.0) -> Guide:

@@ -17,8 +17,9 @@ from gtl_core.baselines.learned_guide import learned_guide
 from gtl_core.binned import Binned, distance
 from gtl_core.data import load
 from gtl_core.experiments.parameters import Head
+from gtl_core.experiments.preparation import network
 from gtl_core.guide import Displacement, Guide, normalize
-from gtl_core.models import conv4, new_head
+from gtl_core.models import new_head
 from gtl_core.shaping import free, per_tensor, power, shuffled
 from gtl_core.tasks import Episode, labelled, random_affine, rng, sample_episode, split_classes, to_float
 from gtl_core.training import fit
@@ -111,14 +112,6 @@ def for_ways(guide: Guide, n_way: int) -> Guide:
     return Guide(values, guide.metadata)
 
 
-def zero_point(p: GuidesParameters, station: Station, body: dict[str, Tensor], n_way: int) -> nn.Sequential:
-    """The pretrained body with a new head."""
-    model = conv4(n_way, p.channels, generator=rng(station.seed, "network"))
-    model.body.load_state_dict(body)
-    new_head(model, n_way, station.head, generator=rng(station.seed, "head", n_way))
-    return model
-
-
 def episodes(
     p: GuidesParameters, station: Station, classes: str, purpose: str, n: int, n_way: int, n_shot: int, n_query: int
 ) -> list[Episode]:
@@ -132,7 +125,7 @@ def episodes(
 def scout_station(p: GuidesParameters, job: tuple[Station, dict[str, Tensor]]) -> Scouted:
     """Everything that the candidates need, from scouts that are each trained once."""
     station, body = job
-    model = zero_point(p, station, body, p.scout_n_way)
+    model = network(p.pretraining(station), p.scout_n_way, station.head, body)
     shape = (p.scout_n_shot, p.scout_n_query)
     tasks = episodes(p, station, "scouting", "scout", p.n_scouts, p.scout_n_way, *shape)
     displacement, improved = Displacement(model), Displacement(model)

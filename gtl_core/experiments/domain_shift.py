@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
 from gtl_core.data import load
 from gtl_core.experiments import few_shot_neighbours, forgetting_neighbours, neighbours
-from gtl_core.experiments.few_shot_neighbours import Start, run_job
+from gtl_core.experiments.few_shot_neighbours import Start, results, row
 from gtl_core.experiments.methods import N_DRAWERS, ImageParameters, distinct
 from gtl_core.experiments.neighbours import DomainTraining, ScoutingFrom, Step, shifted
 from gtl_core.experiments.one_shot import GROUP, Task
@@ -22,9 +21,7 @@ from gtl_core.experiments.parameters import Count, Dataset, Head, Rate
 from gtl_core.experiments.preparation import HELD_OUT_DRAWERS, Pretraining, Scouting
 from gtl_core.guide import Displacement
 from gtl_core.records import read, resolve
-from gtl_core.stats import bootstrap, by_seed_and_task, paired
 from gtl_core.tasks import Episode, rng, sample_episode, split_classes
-from gtl_core.workers import parallel
 
 Target = Literal["as_is", "inverted"]
 STRENGTH = {"none": 0.0, "coral": 10.0, "dann": 1.0}  # before the factors
@@ -171,20 +168,21 @@ def run(parameters: DomainShiftParameters) -> pd.DataFrame:
     p.check_ways(*(Task.parse(task).n_way for task in p.tasks))
     rows = []
     with neighbours.made(p.preparations(), p.prepared, p.workers) as folder:
+        start_of = partial(_start, folder)
         settings = [(v, f, r) for v in p.variants() for f in p.factors(v) for r in p.rates(v)]
         tuning = [Job(p, s, *setting, "validation", p.n_tuning_episodes) for setting in settings for s in p.seeds()]
-        for job, scores in zip(tuning, _scores(tuning, folder, "tuning"), strict=True):
-            rows.append(_row(job, "validation", scores.mean()))
+        for job, (scores, _) in zip(tuning, results(tuning, start_of, "tuning"), strict=True):
+            rows.append(row(job, "validation", scores.mean()))
         best = neighbours.best_settings(pd.DataFrame(rows), Variant._fields, ("factor", "learning_rate"))
         tests = [
             Job(p, s, Variant(*v), *setting, "test", p.n_episodes) for v, setting in best.items() for s in p.seeds()
         ]
-        for job, scores in zip(tests, _scores(tests, folder, "test episodes"), strict=True):
+        for job, (scores, _) in zip(tests, results(tests, start_of, "test episodes"), strict=True):
             for task, of_group in enumerate(scores.reshape(-1, GROUP)):
-                rows.append(_row(job, "accuracy", of_group.mean(), task))
+                rows.append(row(job, "accuracy", of_group.mean(), task))
             step = p.step(job.seed, job.variant, job.factor)
             passes = 0 if isinstance(step, Pretraining) else neighbours.all_passes(step)
-            rows.append(_row(job, "preparation_passes", passes))
+            rows.append(row(job, "preparation_passes", passes))
     return pd.DataFrame(rows)
 
 
@@ -203,18 +201,11 @@ def ranking(frame: pd.DataFrame) -> pd.DataFrame:
         guides = [key for key in of if key[2].startswith("guided")]
         guided = max(guides, key=lambda key: best[(target, n_way, n_shot, *key)].max())
         for key, values in of.items():
-            e = bootstrap(by_seed_and_task(values))
             row = {"target": target, "task": str(Task(n_way, n_shot))}
             row |= dict(zip(("alignment", "scouts", "method"), key, strict=True))
-            row |= {"accuracy": e.mean, "accuracy_low": e.low, "accuracy_high": e.high}
-            e = paired(of[guided], values)
-            row |= {"guided": called(*guided), "difference": e.mean, "low": e.low, "high": e.high, "text": e.text}
-            rows.append(row | {"n": f"{e.n[0]} networks x {e.n[1] * GROUP} episodes"})
-    table = pd.DataFrame(rows)
-    order = table.groupby(["target", "task"], sort=False).ngroup()
-    return (
-        table.assign(_order=order).sort_values(["_order", "accuracy"], ascending=[True, False]).drop(columns="_order")
-    )
+            row |= neighbours.accuracy_of(values) | {"guided": called(*guided)}
+            rows.append(row | neighbours.guided_minus(of[guided], values, "episodes", GROUP))
+    return neighbours.best_first(rows, ["target", "task"])
 
 
 def called(alignment: str, scouts: str, method: str) -> str:
@@ -234,9 +225,7 @@ def verdict(frame: pd.DataFrame) -> str:
         lines.append(f"{target}, {task}: best is {of['name'].iloc[0]} with {of['accuracy'].iloc[0]:.3f}.")
         lines.append(f"  {mine['name']} has {mine['accuracy']:.3f}.")
         others = of[~of["method"].str.startswith("guided")]
-        above, below = others[others["high"] < 0], others[others["low"] > 0]
-        rest = others.drop([*above.index, *below.index])
-        for what, group in (("above it", above), ("below it", below), ("undecided", rest)):
+        for what, group in neighbours.sides(others).items():
             lines.append(f"  {what}: {'; '.join(group['name']) or 'none'}.")
     return "\n".join(lines)
 
@@ -331,22 +320,7 @@ def _forgetting(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _row(job: Job, metric: str, value: float, task: int | str = "") -> dict[str, object]:
-    key = {"seed": job.seed} | job.variant._asdict() | {"factor": job.factor, "learning_rate": job.learning_rate}
-    return key | {"task": task, "metric": metric, "value": value}
-
-
-def _scores(jobs: Sequence[Job], folder: Path, description: str) -> list[np.ndarray]:
-    p, starts = jobs[0].parameters, {}
-    for job in jobs:
-        key = job.seed, job.variant, job.factor
-        if key not in starts:
-            starts[key] = _start(p, *key, folder)
-    with_start = [(job, starts[job.seed, job.variant, job.factor]) for job in jobs]
-    return [scores for scores, _ in parallel(run_job, with_start, p.workers, description, p.dask_scheduler)]
-
-
-def _start(p: DomainShiftParameters, seed: int, variant: Variant, factor: float, folder: Path) -> Start:
+def _start(folder: Path, p: DomainShiftParameters, seed: int, variant: Variant, factor: float) -> Start:
     step = p.step(seed, variant, factor)
     untrained = p.step(seed, variant._replace(method="scratch"), 1.0)
     model = neighbours.network(untrained, "conv4", variant.n_way, p.heads[0])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import product
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -31,7 +33,6 @@ from gtl_core.guide import Displacement
 from gtl_core.guided import Guided
 from gtl_core.models import new_head
 from gtl_core.stacked import stack, stack_guide, stacked_cross_entropy
-from gtl_core.stats import bootstrap, by_seed_and_task, paired
 from gtl_core.tasks import Episode, labelled, rng, sample_episode, split_classes
 from gtl_core.training import correct, fit
 from gtl_core.workers import parallel
@@ -221,36 +222,33 @@ def run(parameters: FewShotNeighboursParameters) -> pd.DataFrame:
     p.check_ways(*(Task.parse(task).n_way for task in p.tasks))
     rows = []
     with neighbours.made(p.preparations(), p.prepared, p.workers) as folder:
-        first = Task.parse(p.tasks[0])
+        first, start_of = Task.parse(p.tasks[0]), partial(_start, folder)
         tuning = [
             Job(p, s, v, f, r, "validation", p.n_tuning_episodes if v[1:3] == first else p.n_other_tuning_episodes)
             for v in p.variants()
             for f, r in product(p.factors(v), p.rates(v))
             for s in p.seeds()
         ]
-        for job, (scores, _) in zip(tuning, _results(tuning, folder, "tuning"), strict=True):
-            rows.append(_row(job, "validation", scores.mean()))
+        for job, (scores, _) in zip(tuning, results(tuning, start_of, "tuning"), strict=True):
+            rows.append(row(job, "validation", scores.mean()))
         tests = [
             Job(p, s, v, *setting, "test", p.n_episodes if v[1:3] == first else p.n_other_episodes)
             for v, setting in _chosen(pd.DataFrame(rows)).items()
             for s in p.seeds()
         ]
         per_pass = neighbours.seconds_per_pass(p.pretraining(p.seeds()[0]), 64)
-        for job, (scores, seconds) in zip(tests, _results(tests, folder, "test episodes"), strict=True):
+        for job, (scores, seconds) in zip(tests, results(tests, start_of, "test episodes"), strict=True):
             for task, of_group in enumerate(scores.reshape(-1, GROUP)):
-                rows.append(_row(job, "accuracy", of_group.mean(), task))
+                rows.append(row(job, "accuracy", of_group.mean(), task))
             step = p.step(job.seed, job.variant, job.factor)
-            rows.append(_row(job, "preparation_passes", 0 if _random(step) else neighbours.all_passes(step)))
-            rows.append(_row(job, "adaptation_passes", adaptation_passes(p, job.variant)))
-            rows.append(_row(job, "preparation_seconds", 0.0 if _random(step) else _seconds(step, folder, per_pass)))
-            rows.append(_row(job, "adaptation_seconds", seconds))
+            rows.append(row(job, "preparation_passes", 0 if _random(step) else neighbours.all_passes(step)))
+            rows.append(row(job, "adaptation_passes", adaptation_passes(p, job.variant)))
+            rows.append(row(job, "preparation_seconds", 0.0 if _random(step) else _seconds(step, folder, per_pass)))
+            rows.append(row(job, "adaptation_seconds", seconds))
     return pd.DataFrame(rows)
 
 
-def split(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table that the same parameters give again, and the seconds, which differ from run to run."""
-    seconds = frame["metric"].str.endswith("_seconds")
-    return frame[~seconds], frame[seconds]
+split = neighbours.split
 
 
 def ranking(frame: pd.DataFrame, seconds: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -268,9 +266,8 @@ def ranking(frame: pd.DataFrame, seconds: pd.DataFrame | None = None) -> pd.Data
         scopes = [m for z, m in of if m in ("guided_tensor", "guided_network")]
         guided = max(scopes, key=lambda m: best["pretrained", n_way, n_shot, m].max()) if scopes else None
         for (zero_point, method), values in of.items():
-            estimate = bootstrap(by_seed_and_task(values))
             row = {"task": str(Task(n_way, n_shot)), "zero_point": zero_point, "method": method}
-            row |= {"accuracy": estimate.mean, "accuracy_low": estimate.low, "accuracy_high": estimate.high}
+            row |= neighbours.accuracy_of(values)
             key = {"zero_point": zero_point, "n_way": n_way, "n_shot": n_shot, "method": method}
             for table in (frame, seconds):
                 if table is not None:
@@ -278,15 +275,12 @@ def ranking(frame: pd.DataFrame, seconds: pd.DataFrame | None = None) -> pd.Data
                     costs = mine[mine["metric"].str.contains("preparation_|adaptation_")].groupby("metric")["value"]
                     row |= costs.mean().to_dict()
             if guided:
-                e = paired(of["pretrained", guided], values)
-                row |= {"guided": guided, "difference": e.mean, "low": e.low, "high": e.high, "text": e.text}
-                row["n"] = f"{e.n[0]} networks x {e.n[1] * GROUP} episodes"
+                row["guided"] = guided
+                row |= neighbours.guided_minus(of["pretrained", guided], values, "episodes", GROUP)
             rows.append(row)
-    table = pd.DataFrame(rows)
-    tasks = {task: i for i, task in enumerate(table["task"].unique())}
-    table = table.sort_values(["task", "accuracy"], key=lambda c: c.map(tasks) if c.name == "task" else -c)
+    table = neighbours.best_first(rows, ["task"])
     table.insert(0, "rank", table.groupby("task")["accuracy"].rank(ascending=False, method="min").astype(int))
-    return table.reset_index(drop=True)
+    return table
 
 
 def verdict(frame: pd.DataFrame) -> str:
@@ -300,10 +294,10 @@ def verdict(frame: pd.DataFrame) -> str:
         mine = of[of["method"] == first["guided"]].iloc[0]
         lines.append(f"  {mine['method']} ranks {mine['rank']} of {len(of)} with {mine['accuracy']:.3f}.")
         others = of[~of["method"].isin(["guided_tensor", "guided_network"])]
-        above, below = others[others["high"] < 0], others[others["low"] > 0]
-        rest = others.drop([*above.index, *below.index])
-        for what, group in (("above it", above), ("below it", below), ("undecided", rest)):
+        sides = neighbours.sides(others)
+        for what, group in sides.items():
             lines.append(f"  {what}: {', '.join(map(_called, group.to_dict('records'))) or 'none'}.")
+        above = sides["above it"]
         cheaper = above[above["preparation_passes"] <= mine["preparation_passes"]]
         names = ", ".join(map(_called, cheaper.to_dict("records"))) or "none"
         lines.append(f"  above it with no more passes to prepare: {names}.")
@@ -384,23 +378,19 @@ def _seconds(step: Step, folder, per_pass: float) -> float:
     return own + sum(_seconds(need, folder, per_pass) for need in step.needs())
 
 
-def _row(job: Job, metric: str, value: float, task: int | str = "") -> dict[str, object]:
+def row(job, metric: str, value: float, task: int | str = "") -> dict[str, object]:
     key = {"seed": job.seed} | job.variant._asdict() | {"factor": job.factor, "learning_rate": job.learning_rate}
     return key | {"task": task, "metric": metric, "value": value}
 
 
-def _results(jobs: Sequence[Job], folder, description: str) -> list[tuple[np.ndarray, float]]:
-    p = jobs[0].parameters
-    starts = {}
-    for job in jobs:
-        key = job.seed, job.variant, job.factor
-        if key not in starts:
-            starts[key] = _start(p, *key, folder)
-    with_start = [(job, starts[job.seed, job.variant, job.factor]) for job in jobs]
+def results(jobs: Sequence[Job], start_of: Callable[..., Start], description: str) -> list[tuple[np.ndarray, float]]:
+    """`run_job` for each; ``start_of`` (parameters, seed, variant, factor) is asked once for what it is the same."""
+    p, start_of = jobs[0].parameters, cache(start_of)
+    with_start = [(job, start_of(p, job.seed, job.variant, job.factor)) for job in jobs]
     return parallel(run_job, with_start, p.workers, description, p.dask_scheduler)
 
 
-def _start(p: FewShotNeighboursParameters, seed: int, variant: Variant, factor: float, folder) -> Start:
+def _start(folder: Path, p: FewShotNeighboursParameters, seed: int, variant: Variant, factor: float) -> Start:
     step = p.step(seed, variant, factor)
     if isinstance(step, MetaTraining):
         model, extra, _ = step.read(folder)

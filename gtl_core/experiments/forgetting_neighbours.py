@@ -16,13 +16,13 @@ from torch import nn
 
 from gtl_core.baselines import continual
 from gtl_core.data import load
+from gtl_core.experiments import neighbours
 from gtl_core.experiments.forgetting import Stream, arrivals_of
 from gtl_core.experiments.methods import N_DRAWERS, ImageParameters, distinct, start
-from gtl_core.experiments.neighbours import best_settings
 from gtl_core.experiments.parameters import Count, Head, Rate
 from gtl_core.experiments.preparation import Scouting
 from gtl_core.guide import Displacement
-from gtl_core.stats import bootstrap, by_seed_and_task, paired
+from gtl_core.stats import bootstrap, paired
 from gtl_core.tasks import labelled, rng, sample_episode, split_classes
 from gtl_core.training import correct
 from gtl_core.workers import parallel
@@ -134,7 +134,7 @@ def run(parameters: ForgettingNeighboursParameters) -> pd.DataFrame:
         _row(job, "validation", accuracies[:, -1].mean())
         for job, (accuracies, _, _) in zip(tuning, _courses(tuning, scouted, "tuning"), strict=True)
     ]
-    best = best_settings(pd.DataFrame(rows), Variant._fields, ("strength", "learning_rate"))
+    best = neighbours.best_settings(pd.DataFrame(rows), Variant._fields, ("strength", "learning_rate"))
     tests = [Job(p, seed, Variant(*v), *setting, "test") for v, setting in best.items() for seed in p.seeds()]
     courses = _courses(tests, scouted, "test streams")
     n_values = sum(tensor.numel() for tensor in next(iter(scouted.values())).zero_point.values())
@@ -153,10 +153,7 @@ def run(parameters: ForgettingNeighboursParameters) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def split(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table that the same parameters give again, and the seconds, which differ from run to run."""
-    seconds = frame["metric"].str.endswith("_seconds")
-    return frame[~seconds], frame[seconds]
+split = neighbours.split
 
 
 def ranking(frame: pd.DataFrame, seconds: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -175,21 +172,15 @@ def ranking(frame: pd.DataFrame, seconds: pd.DataFrame | None = None) -> pd.Data
         scopes = [m for m in last if m in ("guided_tensor", "guided_network")]
         guided = max(scopes, key=lambda m: best[head, m]) if scopes else None
         for method, values in last.items():
-            e = bootstrap(by_seed_and_task(values))
-            row = {"head": head, "method": method, "accuracy": e.mean, "accuracy_low": e.low, "accuracy_high": e.high}
+            row = {"head": head, "method": method} | neighbours.accuracy_of(values)
             row["gain"] = paired(values, first[method]).text
             row["stored"] = _mean(frame, head, method, "stored")
             if seconds is not None:
                 row["step_seconds"] = _mean(seconds, head, method, "step_seconds")
             if guided:
-                e = paired(last[guided], values)
-                row |= {"guided": guided, "difference": e.mean, "low": e.low, "high": e.high, "text": e.text}
-                row["n"] = f"{e.n[0]} networks x {e.n[1]} streams"
+                row |= {"guided": guided} | neighbours.guided_minus(last[guided], values, "streams")
             rows.append(row)
-    table = pd.DataFrame(rows)
-    heads = {head: i for i, head in enumerate(table["head"].unique())}
-    table = table.sort_values(["head", "accuracy"], key=lambda c: c.map(heads) if c.name == "head" else -c)
-    return table.reset_index(drop=True)
+    return neighbours.best_first(rows, ["head"])
 
 
 def verdict(frame: pd.DataFrame) -> str:
@@ -203,9 +194,7 @@ def verdict(frame: pd.DataFrame) -> str:
         mine = of[of["method"] == first["guided"]].iloc[0]
         lines.append(f"  {mine['method']} reaches {mine['accuracy']:.3f} and stores {mine['stored']:.0f} numbers.")
         others = of[~of["method"].isin(["guided_tensor", "guided_network"])]
-        above, below = others[others["high"] < 0], others[others["low"] > 0]
-        rest = others.drop([*above.index, *below.index])
-        for what, group in (("above it", above), ("below it", below), ("undecided", rest)):
+        for what, group in neighbours.sides(others).items():
             lines.append(f"  {what}: {', '.join(group['method']) or 'none'}.")
         for both, alone in (("guided_ewc", "ewc"), ("guided_replay", "replay")):
             if {both, alone} <= set(of["method"]):

@@ -27,17 +27,15 @@ from gtl_core.experiments.candidates import (
     root,
     scout_station,
 )
-from gtl_core.experiments.candidates import zero_point as zero_point_at
 from gtl_core.experiments.forgetting import arrivals_of, follow
-from gtl_core.experiments.methods import N_DRAWERS, ImageParameters, distinct
+from gtl_core.experiments.methods import N_DRAWERS, ImageParameters, distinct, start_at
 from gtl_core.experiments.one_shot import GROUP, SIDE_BY_SIDE, Task
-from gtl_core.experiments.parameters import Count, Head, ParameterError
-from gtl_core.experiments.preparation import Pretraining
+from gtl_core.experiments.parameters import Count, Head
+from gtl_core.experiments.preparation import Pretraining, holding, network
 from gtl_core.guide import Guide, read_safetensors
 from gtl_core.guided import Guided
-from gtl_core.records import resolve
 from gtl_core.shaping import TEMPERATURES, density, histogram, sparse, temperature
-from gtl_core.stacked import stack, stack_guide, stacked_cross_entropy
+from gtl_core.stacked import stacked_cross_entropy
 from gtl_core.stats import at_chosen_rates, choose_rates, paired
 from gtl_core.tasks import labelled, rng
 from gtl_core.training import correct, fit
@@ -194,7 +192,7 @@ def run(parameters: GuidesParameters) -> pd.DataFrame:
         last = score[:, -1].reshape(-1, GROUP).mean(1) if job.arena.n_shot else score[:, -1]
         rows += [_row(job, "accuracy", a, task=task) for task, a in enumerate(last)]
     first = stations[0]
-    model = zero_point_at(p, first, bodies[p.pretraining(first)], p.scout_n_way)
+    model = network(p.pretraining(first), p.scout_n_way, first.head, bodies[p.pretraining(first)])
     task = episodes(p, first, "scouting", "scout", 1, p.scout_n_way, p.scout_n_shot, 0)[0]
     about = [*anatomy(scouted[first]), *moves(model, *labelled(task.support))]
     return pd.DataFrame([*rows, *({"seed": first.seed} | row for row in about)])
@@ -327,7 +325,11 @@ def conclusions(frame: pd.DataFrame) -> pd.DataFrame:
     ``answer`` says which of frozen and plain it is above or below, meaning that the 95 % interval excludes 0;
     ``passes`` if it is above both; ``beaten`` if it is below the zero point trained further on the scouts' data.
     """
-    table = differences(frame).set_index(["tuned_on", *CONDITION, "method", "rival"]).sort_index()
+    return _conclusions(frame, differences(frame))
+
+
+def _conclusions(frame: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    table = table.set_index(["tuned_on", *CONDITION, "method", "rival"]).sort_index()
     rows = []
     for key, method in best_on_validation(frame).items():
         for kind, name in (("scouted", method), ("learned", "learned")):
@@ -355,7 +357,8 @@ def verdict(frame: pd.DataFrame) -> str:
         f"With g = 0.01 everywhere, Adam still makes {shares['gradient']:.0f} % of its way if the gradient is guided, "
         f"{shares['step']:.1f} % if the step is."
     ]
-    table, found = differences(frame), conclusions(frame)
+    table = differences(frame)
+    found = _conclusions(frame, table)
     for kind, what in (("scouted", "the scouts' guide, chosen on validation tasks,"), ("learned", "the learned guide")):
         of = found[found["kind"] == kind]
         passed = f"passes the bar in {of['passes'].sum()} of {len(of)} arenas (above frozen and plain at once)"
@@ -410,13 +413,8 @@ def _bodies(p: GuidesParameters) -> dict[Pretraining, dict[str, Tensor]]:
         return {
             s: {n: w.detach() for n, w in m.body.named_parameters()} for s, (m, _) in zip(steps, models, strict=True)
         }
-    paths = {step: resolve(p.prepared) / f"{step.key}.safetensors" for step in steps}
-    if missing := [path for path in paths.values() if not path.exists()]:
-        raise ParameterError(
-            f"prepared = {p.prepared!r}: {len(missing)} of {len(paths)} pretrained networks for these parameters are "
-            "not there; leave it empty to make them now, or run the batch"
-        )
-    return {step: read_safetensors(path)[0] for step, path in paths.items()}
+    folder = holding(p.prepared, steps, "pretrained networks")
+    return {step: read_safetensors(folder / f"{step.key}.safetensors")[0] for step in steps}
 
 
 def _row(job: Job, metric: str, value: float, task: int | str = "") -> dict[str, object]:
@@ -435,11 +433,12 @@ def _run_job(job_and_start: tuple[Job, dict[str, Tensor], Guide | None]) -> np.n
     if not n_shot:
         n, n_shot, purpose = n_streams, 1 + p.n_rounds, f"{job.purpose} stream"
     tasks = episodes(p, job.station, job.purpose, purpose, n, arena.n_way, n_shot, p.n_query)
-    model = zero_point_at(p, job.station, body, arena.n_way)
+    model = network(p.pretraining(job.station), arena.n_way, job.station.head, body)
+    guide = None if guide is None else for_ways(guide, arena.n_way)
     size = max(1, SIDE_BY_SIDE // (arena.n_way * max(1, arena.n_shot)))
     scores = []
     for some in (tasks[i : i + size] for i in range(0, n, size)):
-        see, trained, optimizer = _start(model, guide, job.method, job.learning_rate, len(some))
+        see, trained, optimizer = start_at(model, guide, job.learning_rate, len(some), job.method.endswith("frozen"))
         support = see(torch.stack([task.support for task in some], 2).flatten(0, 1)).unflatten(0, (arena.n_way, -1))
         queries, labels = labelled(torch.stack([task.query for task in some], 2))
         queries = see(queries)
@@ -456,23 +455,3 @@ def _run_job(job_and_start: tuple[Job, dict[str, Tensor], Guide | None]) -> np.n
         ]
         scores.append(by_step)
     return torch.cat([torch.stack(score, 1) for score in scores]).numpy()
-
-
-def _start(
-    model: nn.Sequential, guide: Guide | None, method: str, learning_rate: float, n_copies: int
-) -> tuple[Callable[[Tensor], Tensor], nn.Module, torch.optim.Optimizer]:
-    """As `methods.start`, from any network with any guide."""
-    see = lambda images: images  # noqa: E731
-    stacked = stack([model.head if method.endswith("frozen") else model] * n_copies)
-    if method.endswith("frozen"):
-        see = partial(_features, model.body)
-    optimizer = torch.optim.SGD(stacked.parameters(), lr=learning_rate)
-    if guide is not None:
-        guide = stack_guide(for_ways(guide, model.head.out_features), n_copies)
-        optimizer = Guided(optimizer, stacked, guide)
-    return see, stacked, optimizer
-
-
-@torch.no_grad()
-def _features(body: nn.Module, images: Tensor) -> Tensor:
-    return body(images.flatten(0, 1)).unflatten(0, images.shape[:2])

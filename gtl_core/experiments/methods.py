@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gtl_core.data import load
 from gtl_core.experiments.parameters import Count, Dataset, Head, NotebookParameters, ParameterError, Rate
 from gtl_core.experiments.preparation import Pretraining, Scouting, displacements
-from gtl_core.guide import Displacement
+from gtl_core.guide import Displacement, Guide
 from gtl_core.guided import Guided
 from gtl_core.models import conv4
 from gtl_core.stacked import stack, stack_guide
@@ -98,14 +98,20 @@ def start(
     Returns (see, model, optimizer). ``see`` maps images [N, n_copies, 1, 28, 28] to what ``model`` takes in their
     place: themselves, or, where the body is frozen, its features, computed once for all steps.
     """
-    zero_point = network(displacement)
-    if method == "frozen":
+    guide = displacement.guide(scope=method.removeprefix("guided_")) if method.startswith("guided_") else None
+    return start_at(network(displacement), guide, learning_rate, n_copies, frozen=method == "frozen")
+
+
+def start_at(
+    zero_point: nn.Sequential, guide: Guide | None, learning_rate: float, n_copies: int, frozen: bool
+) -> tuple[Callable[[Tensor], Tensor], nn.Module, torch.optim.Optimizer]:
+    """As `start`, from any network with any guide, or none; ``frozen``: the head only."""
+    if frozen:
         model, see = stack([zero_point.head] * n_copies), partial(_features, zero_point.body)
     else:
         model, see = stack([zero_point] * n_copies), _as_they_are
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-    if method.startswith("guided_"):
-        guide = displacement.guide(scope=method.removeprefix("guided_"))
+    if guide is not None:
         optimizer = Guided(optimizer, model, stack_guide(guide, n_copies))
     return see, model, optimizer
 

@@ -24,12 +24,13 @@ from gtl_core.baselines.backbones import pooled_conv4
 from gtl_core.baselines.few_shot import TRAINING, TWICE, Episodes, Prepared
 from gtl_core.data import Dataset as Images
 from gtl_core.data import load
+from gtl_core.experiments import preparation
 from gtl_core.experiments.parameters import Count, Dataset, Head, ParameterError, Parameters, Rate, Seed
-from gtl_core.experiments.preparation import HELD_OUT_DRAWERS, Pretraining, Scouting
+from gtl_core.experiments.preparation import BACKEND, HELD_OUT_DRAWERS, Pretraining, Scouting
 from gtl_core.guide import Displacement, read_safetensors, write_safetensors
-from gtl_core.models import conv4, new_head
-from gtl_core.records import resolve
+from gtl_core.models import conv4
 from gtl_core.scouting import scout
+from gtl_core.stats import bootstrap, by_seed_and_task, paired
 from gtl_core.tasks import Episode, labelled, random_affine, rng, split_classes, to_float
 from gtl_core.training import fit
 from gtl_core.workers import parallel
@@ -53,9 +54,7 @@ OPTIMIZER_SHARE = 8  # its rule runs for every parameter in every step, which ta
 def network(pretraining: Pretraining, backbone: Backbone, n_way: int, head: Head) -> nn.Sequential:
     """A random network with the new head that training from this pretraining's body begins with."""
     make = {"conv4": conv4, "pooled_conv4": pooled_conv4}[backbone]
-    model = make(n_way, pretraining.channels, generator=rng(pretraining.seed, "network"))
-    new_head(model, n_way, head, generator=rng(pretraining.seed, "head", n_way))
-    return model
+    return preparation.network(pretraining, n_way, head, make=make)
 
 
 @dataclass(frozen=True)
@@ -251,8 +250,9 @@ class ScoutingFrom(Parameters):
         s = self.scouting
         dataset = shifted(s.pretraining.dataset, self.inverted)
         classes = split_classes(dataset, s.pretraining.seed)["scouting"]
-        tasks = Episodes(dataset, classes, s.n_way, s.n_shot, 0, s.n_scouts, s.pretraining.seed, "scout")
-        return scout(s.zero_point(body), tasks, partial(_train_scout, rate=s.learning_rate, epochs=s.epochs))
+        drawn = Episodes(dataset, classes, s.n_way, s.n_shot, 0, s.n_scouts, s.pretraining.seed, "scout")
+        tasks = (labelled(episode.support) for episode in drawn)
+        return scout(s.zero_point(body), tasks, s.recipe(), backend=BACKEND)
 
 
 Step = Pretraining | Scouting | MetaTraining | DomainTraining | ScoutingFrom
@@ -314,14 +314,7 @@ def made(steps: Sequence[Step], prepared: str, workers: int) -> Iterator[Path]:
     # A step may be needed on several levels; the deepest is where it must be made.
     depth = {step: i for i, level in enumerate(levels) for step in level}
     if prepared:
-        folder = resolve(prepared)
-        missing = sum(not (folder / f"{step.key}.safetensors").exists() for step in depth)
-        if missing:
-            raise ParameterError(
-                f"prepared = {prepared!r}: {missing} of {len(depth)} preparations for these parameters are not there; "
-                "leave it empty to make them now, or run the batch"
-            )
-        yield folder
+        yield preparation.holding(prepared, depth, "preparations")
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -353,6 +346,39 @@ def best_settings(frame: pd.DataFrame, variant: Sequence[str], setting: Sequence
     return {key: best[key] for key in order}
 
 
+def split(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table that the same parameters give again, and the seconds, which differ from run to run."""
+    seconds = frame["metric"].str.endswith("_seconds")
+    return frame[~seconds], frame[seconds]
+
+
+def accuracy_of(values: pd.DataFrame) -> dict[str, float]:
+    """Mean accuracy and its 95 % interval, as columns of a ranking."""
+    e = bootstrap(by_seed_and_task(values))
+    return {"accuracy": e.mean, "accuracy_low": e.low, "accuracy_high": e.high}
+
+
+def guided_minus(guided: pd.DataFrame, values: pd.DataFrame, tasks: str, per_row: int = 1) -> dict[str, object]:
+    """The paired difference, as columns of a ranking. ``tasks``: what they are, ``per_row`` in a row of the table."""
+    e = paired(guided, values)
+    n = f"{e.n[0]} networks x {e.n[1] * per_row} {tasks}"
+    return {"difference": e.mean, "low": e.low, "high": e.high, "text": e.text, "n": n}
+
+
+def best_first(rows: list[dict[str, object]], groups: Sequence[str]) -> pd.DataFrame:
+    """The rows of a ranking by accuracy within each group; groups keep their order."""
+    table = pd.DataFrame(rows)
+    order = table.groupby(list(groups), sort=False).ngroup()
+    table = table.assign(_order=order).sort_values(["_order", "accuracy"], ascending=[True, False])
+    return table.drop(columns="_order").reset_index(drop=True)
+
+
+def sides(others: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Of a ranking, who is above and below guidance (the interval of the difference excludes 0), and who neither."""
+    above, below = others[others["high"] < 0], others[others["low"] > 0]
+    return {"above it": above, "below it": below, "undecided": others.drop([*above.index, *below.index])}
+
+
 @cache
 def shifted(name: Dataset, inverted: bool) -> Images:
     """The dataset, or its negative."""
@@ -377,10 +403,6 @@ def _adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
 
 def _coral(source: Tensor, target: Tensor, progress: float, *, strength: float) -> Tensor:
     return strength * domain.coral(source, target, progress)
-
-
-def _train_scout(model: nn.Module, episode: Episode, *, rate: float, epochs: int) -> None:
-    fit(model, *labelled(episode.support), torch.optim.SGD(model.parameters(), lr=rate), epochs=epochs)
 
 
 def _unused(model: nn.Module, inputs: Tensor, labels: Tensor):

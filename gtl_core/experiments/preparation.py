@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -91,18 +91,18 @@ class Scouting(Parameters):
     def needs(self) -> list[Parameters]:
         return [self.pretraining]
 
-    def zero_point(self, body: dict[str, Tensor]) -> nn.Sequential:
-        """The network that scouts and later training start from."""
-        seed = self.pretraining.seed
-        model = conv4(self.n_way, self.pretraining.channels, generator=rng(seed, "network"))
-        model.body.load_state_dict(body)
-        new_head(model, self.n_way, self.head, generator=rng(seed, "head", self.n_way))
-        return model
-
     def make(self, folder: Path) -> None:
         """Scout and write the `Displacement` to ``<folder>/<key>.safetensors``."""
         body, _ = read_safetensors(folder / f"{self.pretraining.key}.safetensors")
         self.scout(body).save(folder / f"{self.key}.safetensors")
+
+    def zero_point(self, body: dict[str, Tensor]) -> nn.Sequential:
+        """The network that scouts and later training start from."""
+        return network(self.pretraining, self.n_way, self.head, body)
+
+    def recipe(self) -> Recipe:
+        """What each scout does."""
+        return Recipe(self.learning_rate, self.epochs)
 
     def scout(self, body: dict[str, Tensor]) -> Displacement:
         dataset, seed = load(self.pretraining.dataset), self.pretraining.seed
@@ -112,7 +112,22 @@ class Scouting(Parameters):
             for i in range(self.first_scout, self.first_scout + self.n_scouts)
         )
         tasks = (labelled(episode.support) for episode in episodes)
-        return scout(self.zero_point(body), tasks, Recipe(self.learning_rate, self.epochs), backend=BACKEND)
+        return scout(self.zero_point(body), tasks, self.recipe(), backend=BACKEND)
+
+
+def network(
+    pretraining: Pretraining,
+    n_way: int,
+    head: Head,
+    body: dict[str, Tensor] | None = None,
+    make: Callable[..., nn.Sequential] = conv4,
+) -> nn.Sequential:
+    """A network with a new head and this ``body``; without it, as it is drawn."""
+    model = make(n_way, pretraining.channels, generator=rng(pretraining.seed, "network"))
+    if body is not None:
+        model.body.load_state_dict(body)
+    new_head(model, n_way, head, generator=rng(pretraining.seed, "head", n_way))
+    return model
 
 
 Preparation = Annotated[Pretraining | Scouting, Field(discriminator="kind")]
@@ -140,14 +155,19 @@ def displacements(scoutings: Sequence[Scouting], prepared: str, workers: int) ->
             for steps, what in ((pretrainings, "pretraining"), (scoutings, "scouting")):
                 parallel(partial(_make, Path(folder)), steps, workers, what)
             return _read(scoutings, Path(folder))
+    return _read(scoutings, holding(prepared, scoutings, "displacements"))
+
+
+def holding(prepared: str, steps: Collection[Parameters], what: str) -> Path:
+    """The folder ``prepared``; ParameterError, naming it, if it does not hold all ``steps``."""
     folder = resolve(prepared)
-    missing = [s for s in scoutings if not (folder / f"{s.key}.safetensors").exists()]
+    missing = sum(not (folder / f"{step.key}.safetensors").exists() for step in steps)
     if missing:
         raise ParameterError(
-            f"prepared = {prepared!r}: {len(missing)} of {len(scoutings)} displacements for these parameters are not "
-            "there; leave it empty to make them now, or run the batch"
+            f"prepared = {prepared!r}: {missing} of {len(steps)} {what} for these parameters are not there; leave it "
+            "empty to make them now, or run the batch"
         )
-    return _read(scoutings, folder)
+    return folder
 
 
 def _make(folder: Path, step: Pretraining | Scouting) -> None:
