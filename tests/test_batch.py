@@ -37,7 +37,7 @@ PACKAGE = {
     "shared.py": "",
     "drawing.py": "def draw(frame): return f'drawing of {frame}'",
     "experiments/__init__.py": """
-        from dataclasses import dataclass
+        from dataclasses import dataclass, field
         from typing import Literal
         from gtl_core.drawing import draw
         from gtl_core.experiments.parameters import NotebookParameters, ParameterError
@@ -57,6 +57,7 @@ PACKAGE = {
             notebook: str
             parameters: type
             figures: dict
+            other_tables: dict = field(default_factory=dict)
             reads: tuple = ()
 
         EXPERIMENTS = {

@@ -23,8 +23,8 @@ def main() -> None:
     if not chosen:
         sys.exit(f"no tables in {folder.relative_to(common.ROOT)}: run `make PROFILE={args.profile}` first")
     for experiment in chosen:
-        frame = records.read(folder, experiment.name)
         for stem, draw in experiment.figures.items():
+            frame = records.read(folder, experiment.other_tables.get(stem, experiment.name))
             path = folder / "figures" / f"{stem}.png"
             plots.save(draw(frame), path)
             print(path.relative_to(common.ROOT), flush=True)

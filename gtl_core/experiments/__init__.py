@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gtl_core import plots
@@ -34,6 +34,7 @@ class Experiment:
     notebook: str
     parameters: type[Parameters]
     figures: Mapping[str, Callable[[DataFrame], Figure]]
+    other_tables: Mapping[str, str] = field(default_factory=dict)  # of figures not drawn from <name>.csv
     reads: tuple[str, ...] = ()  # experiments whose tables it takes up, if they are in the same profile
 
 
@@ -98,7 +99,8 @@ _ALL = (
         "domain_shift",
         "08_domain_shift",
         DomainShiftParameters,
-        {"domain_shift": plots.domain_shift},
+        {"domain_shift": plots.domain_shift, "decision_guide": plots.decision_guide},
+        other_tables={"decision_guide": "decision_guide"},
         reads=("few_shot_neighbours", "forgetting_neighbours"),
     ),
     Experiment(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
+
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.cluster.hierarchy import fclusterdata
 
 from gtl_core.plots.style import COLORS, STYLE, legend_below, panels
 
@@ -120,14 +124,14 @@ def _pareto(axis: Axes, table: pd.DataFrame, cost: str) -> None:
     table = table.sort_values(["cost", "error"])
     front = table[table["error"] < table["error"].cummin().shift(fill_value=float("inf"))]
     axis.step(front["cost"], front["error"], where="post", color="#BBBBBB", linewidth=1, zorder=0)
-    for i, row in enumerate(table.itertuples()):
-        color = FAMILY_COLORS[FAMILY[row.method]]
-        axis.plot(row.cost, row.error, "o", color=color, markersize=5, label=FAMILY[row.method])
-        side = {"xytext": (5, -3)} if i % 2 else {"xytext": (-5, -3), "ha": "right"}
-        axis.annotate(row.number, (row.cost, row.error), textcoords="offset points", fontsize=7, color=color, **side)
+    for row in table.itertuples():
+        axis.plot(
+            row.cost, row.error, "o", color=FAMILY_COLORS[FAMILY[row.method]], markersize=5, label=FAMILY[row.method]
+        )
     axis.set(xscale="log", yscale="log")
     low, high = table["error"].min(), table["error"].max()
     axis.set_ylim(1.3 * high, low / 1.3)
+    axis.margins(x=0.12)
     accuracies = [a for a in (20, 40, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 98, 99) if low < 100 - a < high]
     axis.set_yticks([100 - a for a in accuracies], accuracies)
     axis.yaxis.set_minor_locator(mpl.ticker.NullLocator())
@@ -138,6 +142,19 @@ def _pareto(axis: Axes, table: pd.DataFrame, cost: str) -> None:
     if (table[cost] < floor).any():
         axis.axvline(floor, color="#DDDDDD", linewidth=0.8, linestyle=":", zorder=0)
         axis.annotate("none", (floor, 0.01), xycoords=("data", "axes fraction"), fontsize=8, color="#777777")
+    places = axis.transLimits.transform(axis.transScale.transform(table[["cost", "error"]].to_numpy()))
+    for _, of in table.groupby(fclusterdata(places, 0.035, "distance", metric="chebyshev")):  # dots that touch
+        text = _ranges(of["number"])
+        left = places[:, 0][table["number"].isin(of["number"])].min() > 0.013 * len(text)  # there is room for it
+        at = of["cost"].min() if left else of["cost"].max(), of["error"].median()
+        side = {"xytext": (-5, -3), "ha": "right"} if left else {"xytext": (5, -3)}
+        axis.annotate(text, at, textcoords="offset points", fontsize=7, **side)
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """3, 4, 5, 9 as 3-5, 9."""
+    runs = [[n for _, n in run] for _, run in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0]}\N{EN DASH}{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 # In a stream, what guidance is added to keeps its colour, and its line is broken.
@@ -223,7 +240,9 @@ SHIFTS = {
 
 
 def decision_guide(table: pd.DataFrame) -> Figure:
-    """The rows of `experiments.domain_shift.choices`: for each situation the best of each kind, by name."""
+    """The decision guide: for each situation the best of each kind, by name."""
+    key = ["situation", "choice", "method"]
+    table = table.set_index([*key, "metric"])["value"].unstack(sort=False).reset_index()
     situations = list(table["situation"].unique())
     figure, axes = panels(1, 1, (10, 0.75 * len(situations) + 1.4))
     axis = axes[0, 0]
@@ -236,7 +255,7 @@ def decision_guide(table: pd.DataFrame) -> Figure:
                 axis.hlines(at, 100 * row.accuracy_low, 100 * row.accuracy_high, color=color, linewidth=2)
                 axis.plot(100 * row.accuracy, at, "o", color=color, markersize=5, label=label)
                 axis.annotate(
-                    row.name, (100 * row.accuracy_high, at), (5, -3), textcoords="offset points", fontsize=7.5
+                    row.method, (100 * row.accuracy_high, at), (5, -3), textcoords="offset points", fontsize=7.5
                 )
         axis.set_yticks(range(len(situations)), situations)
         axis.set(ylim=(len(situations) - 0.4, -0.6), xlabel="accuracy (%)", xlim=(None, 114), xticks=range(0, 101, 10))
