@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -27,10 +28,12 @@ import loky
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import guided_step, meta_learning
 from benchmarks.measure import Ratio, alternate
 from gtl_core import Recipe, records, scout
+from gtl_core.backends import SIDE_BY_SIDE, stacked
 from gtl_core.experiments import EXPERIMENTS
 from gtl_core.models import conv4
 from gtl_core.plots import save
@@ -99,15 +102,19 @@ def line(what: str, against: str, ratio: Ratio | None, target: str, note: str = 
     print(f"{what:<44}  {against:<28}  {ratio or ''!s:<22}  {target:<8}  {note}", flush=True)
 
 
-def scouting(rounds: int, pool: Executor) -> None:
+def cases() -> list[tuple[str, nn.Module, tuple[int, ...], int, int, Recipe, int, str]]:
+    """Kinds of scouts: name, network, an example's shape, examples, classes, recipe, threads of the loop, target."""
     image = (1, 28, 28)
-    cases = [
+    return [
         ("MLP, Adam, 800 examples", mlp(), (25,), 800, 10, Recipe(1e-3, 5, 200, torch.optim.Adam), 1, ">= 4"),
         ("conv4, SGD, 5 images", conv4(5, generator=rng(0)), image, 5, 5, Recipe(0.03, 20), 2, ">= 4"),
         ("conv4, SGD, 25 images", conv4(5, generator=rng(0)), image, 25, 5, Recipe(0.03, 10), 2, ">= 1.8"),
         ("conv4, SGD, 75 images", conv4(5, generator=rng(0)), image, 75, 5, Recipe(0.03, 5), 2, ""),
     ]
-    for name, model, shape, examples, n_way, recipe, threads, target in cases:
+
+
+def scouting(rounds: int, pool: Executor) -> None:
+    for name, model, shape, examples, n_way, recipe, threads, target in cases():
         tasks = random_tasks(24, shape, examples, n_way)
         plain = partial(plain_scouts, model, tasks, recipe, threads)
         ours = partial(scout, model, tasks, recipe, executor=pool, backend="stacked")
@@ -120,6 +127,22 @@ def scouting(rounds: int, pool: Executor) -> None:
             f"{work / ratio.other / CORES / peak:.0%} of peak ({peak / 1e9:.0f} GFLOP/s) on each of {CORES} cores"
         )
         line(f"scouting, {name}", f"plain loop, {threads} thread{'s' * (threads > 1)}", ratio, target, note)
+
+
+def bounds() -> None:
+    """What limits scouts side by side: the share of the time that products take, how near to the peak, what is next."""
+    for name, model, shape, examples, n_way, recipe, _, _ in cases():
+        tasks = random_tasks(SIDE_BY_SIDE["cpu"], shape, examples, n_way)
+        stacked(model, recipe, tasks)
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            stacked(model, recipe, tasks)
+        spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiled.key_averages()}
+        total = sum(spent.values())
+        products = sum(spent.pop(key) for key in list(spent) if re.search("mm$|convolution", key))
+        work = operations(model, tasks[0][0][0]) * examples * recipe.epochs * len(tasks)
+        most = sorted(spent, key=spent.get, reverse=True)[:5]
+        note = f"products {products / total:.0%} of the time, at {1e6 * work / products / peak_flops():.0%} of peak; "
+        line(f"bounds, {name}", "", None, "", note + ", ".join(f"{key} {spent[key] / total:.0%}" for key in most))
 
 
 def guided(rounds: int) -> None:
@@ -137,8 +160,8 @@ def episodes(rounds: int) -> None:
     inputs, labels = (torch.stack(tensors, 1) for tensors in zip(*tasks, strict=True))
 
     def side_by_side() -> None:
-        stacked = stack([model] * 8)
-        fit(stacked, inputs, labels, torch.optim.SGD(stacked.parameters(), 0.03), epochs=20, loss=stacked_cross_entropy)
+        network = stack([model] * 8)
+        fit(network, inputs, labels, torch.optim.SGD(network.parameters(), 0.03), epochs=20, loss=stacked_cross_entropy)
 
     plain = partial(plain_scouts, model, tasks, Recipe(0.03, 20), 1)
     line("fine-tuning of episodes, 8 side by side", "plain loop, 1 thread", alternate(plain, side_by_side, rounds), "")
@@ -223,8 +246,8 @@ def figures() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for experiment in EXPERIMENTS.values():
             if (records.ROOT / f"results/paper/{experiment.name}.csv").exists():
-                frame = records.read("results/paper", experiment.name)
                 for stem, draw in experiment.figures.items():
+                    frame = records.read("results/paper", experiment.other_tables.get(stem, experiment.name))
                     save(draw(frame), Path(folder) / f"{stem}.png")
                     n += 1
     line(f"{n} figures from the saved tables", "", None, "", f"{time.perf_counter() - began:.1f} s")
@@ -234,13 +257,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
-        "--only", nargs="*", default=[], help="of: scouting guided episodes meta memory imports figures"
+        "--only", nargs="*", default=[], help="of: scouting bounds guided episodes meta memory imports figures"
     )
     rounds, only = vars(parser.parse_args()).values()
     single_thread()
     pool = loky.get_reusable_executor(CORES, timeout=600, initializer=single_thread)
     sections: dict[str, Callable[[], None]] = {
         "scouting": partial(scouting, rounds, pool),
+        "bounds": bounds,
         "guided": partial(guided, rounds),
         "episodes": partial(episodes, rounds),
         "meta": partial(meta, rounds),
