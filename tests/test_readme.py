@@ -8,7 +8,17 @@ import sys
 import nbformat
 
 from gtl_core import Guide, records
-from gtl_core.experiments import forgetting, forgetting_neighbours, guides, method, one_shot, own_model, xor
+from gtl_core.experiments import (
+    domain_shift,
+    few_shot_neighbours,
+    forgetting,
+    forgetting_neighbours,
+    guides,
+    method,
+    one_shot,
+    own_model,
+    xor,
+)
 from gtl_core.stats import paired
 
 TEXT = (records.ROOT / "README.md").read_text()
@@ -40,7 +50,9 @@ def test_numbers_are_those_of_the_paper_profile():
     episodes = records.read("results/paper", "one_shot")
     computed |= set(one_shot.verdicts(episodes)["text"]) | set(one_shot.saturation(episodes)["text"])
     computed |= set(own_model.verdicts(records.read("results/paper", "own_model"))["text"])
-    computed |= set(forgetting_neighbours.ranking(records.read("results/paper", "forgetting_neighbours"))["text"])
+    for neighbours in (few_shot_neighbours, forgetting_neighbours, domain_shift):
+        name = neighbours.__name__.rpartition(".")[2]
+        computed |= set(neighbours.ranking(records.read("results/paper", name))["text"])
     computed |= set(guides.differences(records.read("results/paper", "guides"))["text"])
     toy = records.read("results/paper", "method")
     cases = dict(list(toy[toy["metric"] == "excess_loss"].groupby(["family", "method"])))
