@@ -103,7 +103,8 @@ def test_a_lost_job_ends_the_others_and_the_next_call_works(how, error, said):
     assert parallel(draw, range(2), 2, "again") == parallel(draw, range(2), 1, "again")
 
 
-START = "import sys; from pathlib import Path; from functools import partial; import test_workers as t; "
+START = "import signal, sys; from pathlib import Path; from functools import partial; import test_workers as t; "
+START += "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell may have had it ignored
 START += "t.parallel(partial(t.linger, Path(sys.argv[1])), range(9), 2, 'linger')"
 
 
