@@ -46,7 +46,7 @@ lock: ## resolve pyproject.toml anew into requirements.lock
 	@rm .lock.json && mv requirements.lock.new requirements.lock
 
 clean: ## remove results (but not the committed ones) and caches; keep .venv and downloaded data
-	@find results -mindepth 1 -maxdepth 1 ! -name paper -exec rm -rf {} + 2>/dev/null || true
+	@find results -mindepth 1 -maxdepth 1 ! -name paper ! -name validate -exec rm -rf {} + 2>/dev/null || true
 	@rm -rf results/*/prepared results/*/logs .snakemake .pytest_cache .ruff_cache build *.egg-info
 
 help:
