@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -242,12 +242,12 @@ def imports() -> None:
 
 
 def figures() -> None:
-    began, n = time.perf_counter(), 0
+    began, n, read = time.perf_counter(), 0, cache(partial(records.read, "results/paper"))
     with tempfile.TemporaryDirectory() as folder:
         for experiment in EXPERIMENTS.values():
             if (records.ROOT / f"results/paper/{experiment.name}.csv").exists():
                 for stem, draw in experiment.figures.items():
-                    frame = records.read("results/paper", experiment.other_tables.get(stem, experiment.name))
+                    frame = read(experiment.other_tables.get(stem, experiment.name))
                     save(draw(frame), Path(folder) / f"{stem}.png")
                     n += 1
     line(f"{n} figures from the saved tables", "", None, "", f"{time.perf_counter() - began:.1f} s")

@@ -23,6 +23,7 @@ DASK_TIMEOUT = 10  # seconds within which a cluster must answer
 # Loky takes memory that is kept for the next job (see `single_thread`) for a leak, from 300 MB on, and would start new
 # processes, which have to import torch again, every half minute.
 LOKY = {"LOKY_MAX_MEMORY_LEAK_SIZE": "2e9"}
+IDLE = 300  # seconds until a worker without a job ends, as in joblib; loky's own 10 are short where a core is shared
 
 
 class WorkerError(RuntimeError):
@@ -70,7 +71,9 @@ def parallel(function: Callable, jobs: Sequence, workers: int, description: str,
     workers = min(workers or loky.cpu_count(), len(jobs))
     if workers <= 1:
         return list(_watched(map(function, jobs), jobs, description))
-    executor = loky.get_reusable_executor(workers, initializer=_start_worker, initargs=(os.getpid(),), env=LOKY)
+    executor = loky.get_reusable_executor(
+        workers, timeout=IDLE, initializer=_start_worker, initargs=(os.getpid(),), env=LOKY
+    )
     try:
         return _send(executor, function, jobs, description)
     except BaseException as error:  # nobody waits for the other jobs any more, which could take hours

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import cache, partial
 
 import common
 
@@ -22,9 +23,10 @@ def main() -> None:
         chosen = [EXPERIMENTS[notebook] for notebook in args.notebooks]
     if not chosen:
         sys.exit(f"no tables in {folder.relative_to(common.ROOT)}: run `make PROFILE={args.profile}` first")
+    read = cache(partial(records.read, folder))
     for experiment in chosen:
         for stem, draw in experiment.figures.items():
-            frame = records.read(folder, experiment.other_tables.get(stem, experiment.name))
+            frame = read(experiment.other_tables.get(stem, experiment.name))
             path = folder / "figures" / f"{stem}.png"
             plots.save(draw(frame), path)
             print(path.relative_to(common.ROOT), flush=True)

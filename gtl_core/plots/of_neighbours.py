@@ -143,9 +143,10 @@ def _pareto(axis: Axes, table: pd.DataFrame, cost: str) -> None:
         axis.axvline(floor, color="#DDDDDD", linewidth=0.8, linestyle=":", zorder=0)
         axis.annotate("none", (floor, 0.01), xycoords=("data", "axes fraction"), fontsize=8, color="#777777")
     places = axis.transLimits.transform(axis.transScale.transform(table[["cost", "error"]].to_numpy()))
+    table = table.assign(x=places[:, 0])
     for _, of in table.groupby(fclusterdata(places, 0.035, "distance", metric="chebyshev")):  # dots that touch
         text = _ranges(of["number"])
-        left = places[:, 0][table["number"].isin(of["number"])].min() > 0.013 * len(text)  # there is room for it
+        left = of["x"].min() > 0.013 * len(text)  # there is room for it
         at = of["cost"].min() if left else of["cost"].max(), of["error"].median()
         side = {"xytext": (-5, -3), "ha": "right"} if left else {"xytext": (5, -3)}
         axis.annotate(text, at, textcoords="offset points", fontsize=7, **side)
