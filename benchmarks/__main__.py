@@ -34,7 +34,7 @@ from benchmarks import guided_step, meta_learning
 from benchmarks.measure import Ratio, alternate
 from gtl_core import Recipe, records, scout
 from gtl_core.backends import SIDE_BY_SIDE, stacked
-from gtl_core.experiments import EXPERIMENTS
+from gtl_core.experiments.catalogue import EXPERIMENTS
 from gtl_core.models import conv4
 from gtl_core.plots import save
 from gtl_core.stacked import stack, stacked_cross_entropy

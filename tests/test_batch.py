@@ -36,7 +36,8 @@ PACKAGE = {
     "beta.py": "from gtl_core import shared\nSCALE = 2",
     "shared.py": "",
     "drawing.py": "def draw(frame): return f'drawing of {frame}'",
-    "experiments/__init__.py": """
+    "experiments/__init__.py": "",
+    "experiments/catalogue.py": """
         from dataclasses import dataclass, field
         from typing import Literal
         from gtl_core.drawing import draw
@@ -245,7 +246,7 @@ BOTH = {f"{rule}_{notebook}" for rule in ("notebook", "figures") for notebook in
         ("gtl_core/drawing.py", {"figures_01_alpha", "figures_02_beta"}),
         ("gtl_core/gathered.py", {"notebook_01_alpha", "figures_01_alpha", "report"}),
         ("gtl_core/neighbour.py", set()),
-        ("gtl_core/experiments/__init__.py", set()),
+        ("gtl_core/experiments/catalogue.py", set()),
     ],
 )
 def test_an_edit_reruns_what_it_touches_and_nothing_else(done, edited, expected):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gtl_core.experiments import EXPERIMENTS, ParameterError
+from gtl_core.experiments.catalogue import EXPERIMENTS
 from gtl_core.experiments.forgetting import (
     Course,
     ForgettingParameters,
@@ -19,6 +19,7 @@ from gtl_core.experiments.forgetting import (
     verdicts,
 )
 from gtl_core.experiments.methods import network, start
+from gtl_core.experiments.parameters import ParameterError
 from gtl_core.experiments.preparation import Pretraining, Scouting, displacements, from_json
 from gtl_core.guide import Displacement
 from gtl_core.models import conv4, new_head

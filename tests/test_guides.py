@@ -10,7 +10,6 @@ import torch
 from gtl_core import Displacement, Guide, plots
 from gtl_core.baselines.learned_guide import learned_guide
 from gtl_core.baselines.meta import meta_loss
-from gtl_core.experiments import ParameterError
 from gtl_core.experiments.candidates import CANDIDATES, consistent, for_ways, relative
 from gtl_core.experiments.guides import (
     GS,
@@ -27,6 +26,7 @@ from gtl_core.experiments.guides import (
     side,
     verdict,
 )
+from gtl_core.experiments.parameters import ParameterError
 from gtl_core.models import conv4, new_head
 from gtl_core.shaping import linear
 from gtl_core.stacked import stack

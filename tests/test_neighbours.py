@@ -12,12 +12,13 @@ from gtl_core import records
 from gtl_core.baselines import transfer
 from gtl_core.baselines.few_shot import FORWARD, TRAINING
 from gtl_core.data import load
-from gtl_core.experiments import ParameterError, domain_shift, few_shot_neighbours, forgetting_neighbours, neighbours
+from gtl_core.experiments import domain_shift, few_shot_neighbours, forgetting_neighbours, neighbours
 from gtl_core.experiments import preparation as preparations
 from gtl_core.experiments.domain_shift import DomainShiftParameters
 from gtl_core.experiments.few_shot_neighbours import FewShotNeighboursParameters, Start, Variant, adapt, shares
 from gtl_core.experiments.forgetting_neighbours import ForgettingNeighboursParameters, stored
 from gtl_core.experiments.neighbours import META_METHODS, MetaTraining
+from gtl_core.experiments.parameters import ParameterError
 from gtl_core.experiments.preparation import Pretraining
 from gtl_core.models import conv4
 from gtl_core.tasks import labelled, rng, sample_episode

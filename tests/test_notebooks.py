@@ -9,7 +9,7 @@ import nbformat
 import papermill
 import pytest
 
-from gtl_core.experiments import EXPERIMENTS
+from gtl_core.experiments.catalogue import EXPERIMENTS
 from gtl_core.records import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

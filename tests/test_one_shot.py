@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 
-from gtl_core.experiments import ParameterError
 from gtl_core.experiments.one_shot import (
     GROUP,
     OneShotParameters,
@@ -20,6 +19,7 @@ from gtl_core.experiments.one_shot import (
     saturation,
     verdicts,
 )
+from gtl_core.experiments.parameters import ParameterError
 
 SMALL = dict(
     dataset="glyphs", seed=0, n_seeds=2, n_episodes=10, n_tuning_episodes=2, tasks=["3-way 1-shot", "4-way 2-shot"],

@@ -38,7 +38,7 @@ def plan(profile: str) -> dict[str, object]:
     """The validated parameters of every notebook that ``config/<profile>.yaml`` names; ValueError in one line."""
     import yaml
 
-    from gtl_core.experiments import EXPERIMENTS
+    from gtl_core.experiments.catalogue import EXPERIMENTS
 
     path = ROOT / "config" / f"{profile}.yaml"
     if not path.is_file():

@@ -9,7 +9,7 @@ from functools import cache, partial
 import common
 
 from gtl_core import plots, records
-from gtl_core.experiments import EXPERIMENTS
+from gtl_core.experiments.catalogue import EXPERIMENTS
 
 
 def main() -> None:

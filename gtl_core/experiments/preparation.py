@@ -28,7 +28,7 @@ from gtl_core.training import Recipe, accuracy, fit
 from gtl_core.workers import parallel
 
 HELD_OUT_DRAWERS = 4
-BACKEND = "loop"  # of all scouts; another one changes the last digits of every result
+BACKEND = "stacked"  # of all scouts; named, since another one changes the last digits of every result
 
 
 class Pretraining(Parameters):
