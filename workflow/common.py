@@ -9,7 +9,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,7 +125,7 @@ def uses(*starts: str) -> list[str]:
             return
         seen.add((module, name))
         found.add(path)
-        imports = list(_imports(path.read_text(), module if path.name == "__init__.py" else module.rpartition(".")[0]))
+        imports = _imports(path.read_text(), module if path.name == "__init__.py" else module.rpartition(".")[0])
         gathered = [i for i in imports if name and i[2] == name]
         follow(gathered if path.name == "__init__.py" and gathered else imports)
 
@@ -148,12 +149,15 @@ def _file(module: str) -> Path | None:
     return next((c for c in candidates if module.startswith("gtl_core") and c.is_file()), None)
 
 
-def _imports(source: str, package: str) -> Iterator[tuple[str, str | None, str | None]]:
+@cache  # the same files for every rule: without it, planning takes longer than the first steps
+def _imports(source: str, package: str) -> list[tuple[str, str | None, str | None]]:
     """(module, imported name, name it is bound to) of every import statement; relative ones start at ``package``."""
+    found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, None, None) for alias in node.names)
+            found += [(alias.name, None, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            yield from ((module, alias.name, alias.asname or alias.name) for alias in node.names)
+            found += [(module, alias.name, alias.asname or alias.name) for alias in node.names]
+    return found

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
 from gtl_core.data import load
 from gtl_core.experiments import few_shot_neighbours, forgetting_neighbours, neighbours
+from gtl_core.experiments.episodes import GROUP, EpisodeParameters, Task
 from gtl_core.experiments.few_shot_neighbours import Start, results, row
-from gtl_core.experiments.methods import N_DRAWERS, ImageParameters, distinct
+from gtl_core.experiments.methods import distinct
 from gtl_core.experiments.neighbours import DomainTraining, ScoutingFrom, Step, shifted
-from gtl_core.experiments.one_shot import GROUP, Task
-from gtl_core.experiments.parameters import Count, Dataset, Head, Rate
+from gtl_core.experiments.parameters import Dataset, Head, Rate
 from gtl_core.experiments.preparation import HELD_OUT_DRAWERS, Pretraining, Scouting
 from gtl_core.guide import Displacement
 from gtl_core.records import read, resolve
@@ -46,34 +46,21 @@ class Variant(NamedTuple):
     method: str
 
 
-class DomainShiftParameters(ImageParameters):
+class DomainShiftParameters(EpisodeParameters):
     """See the notebook's parameter cell for what each one means."""
 
     source: Dataset
     targets: tuple[Target, ...] = Field(min_length=1)
     heads: tuple[Head, ...] = Field(min_length=1, max_length=1)
-    tasks: tuple[str, ...] = Field(min_length=1)
-    n_episodes: Annotated[int, Field(ge=GROUP, multiple_of=GROUP)]
-    n_tuning_episodes: Count
-    n_query: Count
-    epochs: Count
     preparation_factors: tuple[Rate, ...] = Field(min_length=1)
 
-    @field_validator("targets", "tasks", "preparation_factors")
+    @field_validator("targets", "preparation_factors")
     @classmethod
     def _distinct_too(cls, values: tuple) -> tuple:
         return distinct(values)
 
-    @field_validator("tasks")
-    @classmethod
-    def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str(Task.parse(value)) for value in values)
-
     @model_validator(mode="after")
-    def _fits(self) -> DomainShiftParameters:
-        for task in map(Task.parse, self.tasks):
-            if task.n_shot + self.n_query > N_DRAWERS:
-                raise ValueError(f"n_query = {self.n_query}: at most {N_DRAWERS - task.n_shot} in a {task} task")
+    def _really_shifted(self) -> DomainShiftParameters:
         if self.source == self.dataset and "as_is" in self.targets:
             raise ValueError(f"targets: {self.dataset} as it is does not differ from the source")
         return self

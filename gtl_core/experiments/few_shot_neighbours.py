@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,9 @@ from gtl_core.baselines.few_shot import FORWARD, TRAINING, Predictor
 from gtl_core.baselines.learned_optimizer import LearnedOptimizer, StepRule
 from gtl_core.data import load
 from gtl_core.experiments import neighbours
-from gtl_core.experiments.methods import N_DRAWERS, ImageParameters, ZeroPoint, distinct
+from gtl_core.experiments.episodes import GROUP, EpisodeParameters, Episodes, Task
+from gtl_core.experiments.methods import N_DRAWERS, ZeroPoint, distinct
 from gtl_core.experiments.neighbours import COMPARE, DESCENT, OPTIMIZER_STEPS, SHARING, Backbone, MetaTraining, Step
-from gtl_core.experiments.one_shot import GROUP, Task
 from gtl_core.experiments.parameters import Count, Head, Rate
 from gtl_core.experiments.preparation import Pretraining
 from gtl_core.guide import Displacement
@@ -64,20 +64,15 @@ class Variant(NamedTuple):
     method: str
 
 
-class FewShotNeighboursParameters(ImageParameters):
+class FewShotNeighboursParameters(EpisodeParameters):
     """See the notebook's parameter cell for what each one means."""
 
     heads: tuple[Head, ...] = Field(min_length=1, max_length=1)
-    tasks: tuple[str, ...] = Field(min_length=1)
     methods: tuple[str, ...] = Field(min_length=1)
     other_methods: tuple[str, ...]
     random_starts: tuple[str, ...]
-    n_episodes: Annotated[int, Field(ge=GROUP, multiple_of=GROUP)]
-    n_other_episodes: Annotated[int, Field(ge=GROUP, multiple_of=GROUP)]
-    n_tuning_episodes: Count
+    n_other_episodes: Episodes
     n_other_tuning_episodes: Count
-    n_query: Count
-    epochs: Count
     backbone: Backbone
     passes: Count
     preparation_factors: tuple[Rate, ...] = Field(min_length=1)
@@ -86,15 +81,10 @@ class FewShotNeighboursParameters(ImageParameters):
     inner_steps: Count
     test_steps: Count
 
-    @field_validator("tasks", "methods", "other_methods", "random_starts", "preparation_factors")
+    @field_validator("methods", "other_methods", "random_starts", "preparation_factors")
     @classmethod
     def _distinct_too(cls, values: tuple) -> tuple:
         return distinct(values)
-
-    @field_validator("tasks")
-    @classmethod
-    def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str(Task.parse(value)) for value in values)
 
     @field_validator("methods", "other_methods")
     @classmethod
@@ -107,10 +97,7 @@ class FewShotNeighboursParameters(ImageParameters):
         return _known(values, META)
 
     @model_validator(mode="after")
-    def _fits(self) -> FewShotNeighboursParameters:
-        for task in map(Task.parse, self.tasks):
-            if task.n_shot + self.n_query > N_DRAWERS:
-                raise ValueError(f"n_query = {self.n_query}: at most {N_DRAWERS - task.n_shot} in a {task} task")
+    def _one_start(self) -> FewShotNeighboursParameters:
         if self.backbone != "conv4":
             for method in (*self.methods, *self.other_methods):
                 if method != "scratch":

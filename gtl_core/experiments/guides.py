@@ -27,9 +27,10 @@ from gtl_core.experiments.candidates import (
     root,
     scout_station,
 )
+from gtl_core.experiments.episodes import GROUP, Episodes, Task
 from gtl_core.experiments.forgetting import arrivals_of, follow
 from gtl_core.experiments.methods import N_DRAWERS, ImageParameters, distinct, start_at
-from gtl_core.experiments.one_shot import GROUP, SIDE_BY_SIDE, Task
+from gtl_core.experiments.one_shot import SIDE_BY_SIDE
 from gtl_core.experiments.parameters import Count, Head
 from gtl_core.experiments.preparation import Pretraining, holding, network
 from gtl_core.guide import Guide, read_safetensors
@@ -82,7 +83,7 @@ class GuidesParameters(ImageParameters):
     """See the notebook's parameter cell for what each one means."""
 
     arenas: tuple[str, ...] = Field(min_length=1)
-    n_episodes: Annotated[int, Field(ge=GROUP, multiple_of=GROUP)]
+    n_episodes: Episodes
     n_tuning_episodes: Count
     n_streams: Count
     n_tuning_streams: Count

@@ -10,11 +10,12 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from gtl_core.data import load
-from gtl_core.experiments.methods import METHODS, N_DRAWERS, ImageParameters, ZeroPoint, distinct, start
+from gtl_core.experiments.episodes import GROUP, EpisodeParameters, Task
+from gtl_core.experiments.methods import METHODS, N_DRAWERS, ZeroPoint, distinct, start
 from gtl_core.experiments.parameters import Count, Head
 from gtl_core.experiments.preparation import Scouting
 from gtl_core.guide import Displacement
@@ -25,28 +26,9 @@ from gtl_core.training import correct, fit
 from gtl_core.workers import parallel
 
 TUNED_ON = ("first", "same")
-GROUP = 10  # episodes of which the mean is one row of the results
 N_SHOWN = 2  # episodes, and queries per class of each, that are kept as pictures
 N_SHOWN_QUERIES = 3
 SIDE_BY_SIDE = 40  # support images of episodes trained together: copies save overhead, not arithmetic, see `stack`
-
-
-class Task(NamedTuple):
-    n_way: int
-    n_shot: int
-
-    @classmethod
-    def parse(cls, text: str) -> Task:
-        """``"5-way 1-shot"``; ValueError if it is not of this form."""
-        match text.replace("-", " ").split():
-            case [n_way, "way", n_shot, "shot"] if n_way.isdigit() and n_shot.isdigit():
-                task = cls(int(n_way), int(n_shot))
-                if task.n_way >= 2 and task.n_shot >= 1:
-                    return task
-        raise ValueError(f"{text!r}: must be like '5-way 1-shot', with at least 2 ways and 1 shot")
-
-    def __str__(self) -> str:
-        return f"{self.n_way}-way {self.n_shot}-shot"
 
 
 class Variant(NamedTuple):
@@ -61,26 +43,17 @@ class Variant(NamedTuple):
     scout_n_shot: int
 
 
-class OneShotParameters(ImageParameters):
+class OneShotParameters(EpisodeParameters):
     """See the notebook's parameter cell for what each one means."""
 
-    tasks: tuple[str, ...] = Field(min_length=1)
-    n_episodes: Annotated[int, Field(ge=GROUP, multiple_of=GROUP)]
-    n_tuning_episodes: Count
     n_query: Annotated[int, Field(ge=N_SHOWN_QUERIES)]
-    epochs: Count
     saturation_scouts: tuple[Count, ...]
     saturation_n_shots: tuple[Annotated[int, Field(ge=1, le=N_DRAWERS)], ...]
 
-    @field_validator("tasks", "saturation_n_shots")
+    @field_validator("saturation_n_shots")
     @classmethod
     def _distinct_too(cls, values: tuple) -> tuple:
         return distinct(values)
-
-    @field_validator("tasks")
-    @classmethod
-    def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str(Task.parse(value)) for value in values)
 
     @field_validator("saturation_scouts")
     @classmethod
@@ -88,13 +61,6 @@ class OneShotParameters(ImageParameters):
         if any(a >= b for a, b in pairwise(values)):
             raise ValueError("must increase")
         return values
-
-    @model_validator(mode="after")
-    def _enough_drawers(self) -> OneShotParameters:
-        for task in map(Task.parse, self.tasks):
-            if task.n_shot + self.n_query > N_DRAWERS:
-                raise ValueError(f"n_query = {self.n_query}: at most {N_DRAWERS - task.n_shot} in a {task} task")
-        return self
 
     def variants(self) -> list[Variant]:
         """Every method for every task and head, and without pretraining for the first task (a random network's head is
