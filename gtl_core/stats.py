@@ -93,14 +93,17 @@ def choose_rates(frame: pd.DataFrame, tuned_on: str) -> dict[tuple, float]:
     """The learning rate of each variant by mean accuracy on validation classes; of equals the lowest.
 
     Variants are tuples of the values in `variant_columns`. tuned_on: ``first``, after the first examples, all that can
-    be known before a stream arrives; ``last``, at its end, with hindsight; ``same``, what ``first`` chose for plain
-    fine-tuning (of a random network: for training from scratch), for all methods: the guide is switched on and nothing
-    else about the training changes.
+    be known before a stream arrives; ``careful``, of those as good as the best after the first examples the lowest;
+    ``last``, at its end, with hindsight; ``same``, what ``first`` chose for plain fine-tuning (of a random network: for
+    training from scratch), for all methods: the guide is switched on and nothing else about the training changes.
     """
     columns = variant_columns(frame)
     tuning = frame[frame["metric"] == ("validation_last" if tuned_on == "last" else "validation_first")]
     means = tuning.groupby([*columns, "learning_rate"])["value"].mean()
     chosen = {variant: of_variant.idxmax()[-1] for variant, of_variant in means.groupby(level=columns)}
+    if tuned_on == "careful":
+        by_seed = tuning.pivot(index=[*columns, "seed"], columns="learning_rate", values="value")
+        return {variant: _lowest_as_good(by_seed.xs(variant, level=columns), best) for variant, best in chosen.items()}
     if tuned_on == "same":
         where = [i for i, column in enumerate(columns) if column not in METHOD]
         conditions = {variant: tuple(variant[i] for i in where) for variant in chosen}
@@ -108,6 +111,17 @@ def choose_rates(frame: pd.DataFrame, tuned_on: str) -> dict[tuple, float]:
         plain = {conditions[v]: rate for v, rate in chosen.items() if v[method] in ("plain", "scratch")}
         return {variant: plain[condition] for variant, condition in conditions.items()}
     return chosen
+
+
+def _lowest_as_good(scores: pd.DataFrame, best: float) -> float:
+    """The lowest rate that falls short of the ``best`` by at most one standard error of the difference between seeds.
+
+    scores: [seeds, rates]. Where many rates do equally well, which is best is chance (the rule of one standard error,
+    Breiman et al. 1984, Classification and Regression Trees). A single seed has no standard error: only equals count.
+    """
+    short = scores.rsub(scores[best], axis=0)
+    rounding = 1e-4  # in files, which must not decide
+    return (short.mean() <= short.sem().fillna(0) + rounding).idxmax()
 
 
 def at_chosen_rates(frame: pd.DataFrame, tuned_on: str) -> pd.DataFrame:

@@ -80,6 +80,19 @@ def test_rates_are_chosen_on_validation_rows_only():
     assert at_chosen_rates(frame, "last")["value"].tolist() == [0.4]
 
 
+def test_the_careful_rate_is_the_lowest_that_is_within_one_standard_error_of_the_best():
+    scores = {
+        0.3: (0.8, 0.9, 0.7),
+        0.1: (0.7, 0.9, 0.7),
+        0.03: (0.6, 0.8, 0.6),
+    }  # short of 0.3 by 1/3 +- 1/3, 4/3 +- 1/3
+    rows = [(r, seed, "validation_first", v) for r, of_seeds in scores.items() for seed, v in enumerate(of_seeds)]
+    frame = pd.DataFrame(rows, columns=["learning_rate", "seed", "metric", "value"]).assign(head="zero", method="plain")
+    assert choose_rates(frame, "first") == {("zero", "plain"): 0.3}
+    assert choose_rates(frame, "careful") == {("zero", "plain"): 0.1}
+    assert choose_rates(frame[frame["seed"] == 0], "careful") == {("zero", "plain"): 0.3}  # no standard error: the best
+
+
 def test_the_same_rate_is_that_of_plain_fine_tuning_or_of_training_from_scratch_under_the_same_condition():
     best = {("zero", "plain"): 0.1, ("zero", "guided"): 0.3, ("none", "scratch"): 0.3, ("none", "guided"): 0.1}
     rows = [(*v, r, "validation_first", 0, float(r == best[v])) for v in best for r in (0.1, 0.3)]

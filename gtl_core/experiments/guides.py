@@ -44,7 +44,7 @@ from gtl_core.workers import parallel
 
 RIVALS = ("frozen", "plain", "further_frozen", "further_plain")
 BAR = ("frozen", "plain")
-TUNED_ON = ("first", "last")
+TUNED_ON = ("first", "careful", "last")
 CONDITION = ("arena", "head")
 EDGES = [i / 4 - 6 for i in range(25)]  # of histograms of log10 g
 GRID = [i / 200 for i in range(201)]  # of temperatures' curves
@@ -77,6 +77,11 @@ class Arena(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.shift} {self.n_way}-way {f'{self.n_shot}-shot' if self.n_shot else 'stream'}"
+
+    @property
+    def tuned_on(self) -> tuple[str, ...]:
+        """Ways to choose a learning rate, see `stats.choose_rates`; an episode's first examples are all that it has."""
+        return ("first",) if self.n_shot else TUNED_ON
 
 
 class GuidesParameters(ImageParameters):
@@ -182,12 +187,12 @@ def run(parameters: GuidesParameters) -> pd.DataFrame:
     ]
     rows = []
     for job, score in zip(tuning, scores(tuning, "tuning"), strict=True):
-        rows += [_row(job, f"validation_{when}", a) for when, a in zip(TUNED_ON, score.mean(0), strict=True)]
-    chosen = [choose_rates(pd.DataFrame(rows), tuned_on) for tuned_on in TUNED_ON]
+        rows += [_row(job, f"validation_{when}", a) for when, a in zip(("first", "last"), score.mean(0), strict=True)]
+    chosen = {tuned_on: choose_rates(pd.DataFrame(rows), tuned_on) for tuned_on in TUNED_ON}
     tests = [
         Job(p, seed, arena, head, method, rate, "test")
         for (arena, head), method, seed in product(p.conditions(), methods, p.seeds())
-        for rate in sorted({rates[str(arena), head, method] for rates in chosen})
+        for rate in sorted({chosen[tuned_on][str(arena), head, method] for tuned_on in arena.tuned_on})
     ]
     for job, score in zip(tests, scores(tests, "test"), strict=True):
         last = score[:, -1].reshape(-1, GROUP).mean(1) if job.arena.n_shot else score[:, -1]
@@ -287,7 +292,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
         test = at_chosen_rates(arenas(frame), tuned_on)
         for condition, of in test.groupby(list(CONDITION), sort=False):
             arena = Arena.parse(condition[0])
-            if tuned_on == "last" and arena.n_shot:
+            if tuned_on not in arena.tuned_on:
                 continue
             by_method = dict(list(of.groupby("method")))
             for method, rival in product((*CANDIDATES, *RIVALS), (*RIVALS, "root", "shuffled")):
@@ -311,7 +316,7 @@ def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
     for tuned_on in TUNED_ON:
         test = at_chosen_rates(arenas(frame), tuned_on)
         for (arena, head, method), of in test.groupby([*CONDITION, "method"], sort=False):
-            if tuned_on == "first" or not Arena.parse(arena).n_shot:
+            if tuned_on in Arena.parse(arena).tuned_on:
                 rate = of["learning_rate"].iloc[0]
                 key = {"tuned_on": tuned_on, "arena": arena, "head": head, "method": method}
                 accuracy = of["value"].mean()
@@ -396,11 +401,11 @@ def best_on_validation(frame: pd.DataFrame) -> dict[tuple[str, str, str], str]:
     """(tuned_on, arena, head) -> the scouted candidate with the highest validation accuracy at its best rate."""
     chosen = {}
     for tuned_on in TUNED_ON:
-        tuning = frame[frame["metric"] == f"validation_{tuned_on}"]
+        tuning = frame[frame["metric"] == ("validation_last" if tuned_on == "last" else "validation_first")]
         means = tuning.groupby([*CONDITION, "method", "learning_rate"], sort=False)["value"].mean()
         best = means.groupby(level=[*CONDITION, "method"], sort=False).max()
         for condition, of in best.groupby(level=list(CONDITION), sort=False):
-            if tuned_on == "first" or not Arena.parse(condition[0]).n_shot:
+            if tuned_on in Arena.parse(condition[0]).tuned_on:
                 scouted = [name for name in CANDIDATES if name not in ("learned", "shuffled")]
                 chosen[tuned_on, *condition] = of.droplevel(list(CONDITION))[scouted].idxmax()
     return chosen

@@ -33,7 +33,7 @@ def forgetting(frame: pd.DataFrame) -> Figure:
     """
     frame = _condition(frame)
     heads = [h for h in HEADS if h in set(frame["head"])]
-    figure, axes = panels(3, len(heads), (4.4 * len(heads), 8.2), sharey=True, sharex=True)
+    figure, axes = panels(len(TUNED_ON), len(heads), (4.4 * len(heads), 10.6), sharey=True, sharex=True)
     with mpl.rc_context(STYLE):
         for row, tuned_on in zip(axes, TUNED_ON, strict=True):
             test = at_chosen_rates(frame, tuned_on)

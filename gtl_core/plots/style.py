@@ -43,6 +43,7 @@ HEADS = {"random": "random head", "zero": "zero head"}
 TUNED_ON = {
     "same": "one rate for all, tuned for plain at the start",
     "first": "each rate tuned at the start",
+    "careful": "the lowest rate as good at the start",
     "last": "each rate tuned at the end",
 }
 STYLE = {
