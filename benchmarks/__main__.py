@@ -247,7 +247,7 @@ def figures() -> None:
         for experiment in EXPERIMENTS.values():
             if (records.ROOT / f"results/paper/{experiment.name}.csv").exists():
                 for stem, draw in experiment.figures.items():
-                    frame = read(experiment.other_tables.get(stem, experiment.name))
+                    frame = read(experiment.drawn_from.get(stem, experiment.name))
                     save(draw(frame), Path(folder) / f"{stem}.png")
                     n += 1
     line(f"{n} figures from the saved tables", "", None, "", f"{time.perf_counter() - began:.1f} s")

@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.functional import cross_entropy
 
 from gtl_core.tape import Taped
 from gtl_core.training import Recipe
@@ -49,11 +50,10 @@ def stacked(model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> Scouts:
 
     Raises TypeError for others, and for parameters that are shared or frozen.
     """
+    if not all(p.requires_grad for p in model.parameters()):
+        raise TypeError("cannot stack a network with frozen parameters")
     network = Taped([model] * len(tasks))
-    names, copies = [name for name, _ in model.named_parameters()], list(network.parameters())
-    if len(copies) != len(names) or not all(p.requires_grad for p in model.parameters()):
-        raise TypeError("cannot stack a network with shared or frozen parameters")
-    return _side_by_side(network, recipe, tasks, dict(zip(names, copies, strict=True)))
+    return _side_by_side(network, recipe, tasks, dict(network.network.named_parameters()))
 
 
 def vmapped(model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> Scouts:
@@ -81,9 +81,14 @@ def _side_by_side(network: nn.Module, recipe: Recipe, tasks: Sequence[Task], cop
     if recipe.optimizer not in ELEMENTWISE:
         raise TypeError(f"{recipe.optimizer.__name__} looks at whole tensors, which several scouts cannot share")
     inputs, labels = (torch.stack(tensors, 1) for tensors in zip(*tasks, strict=True))
+    counts_all = recipe.loss is cross_entropy and not labels.is_floating_point() and (labels >= 0).all()
 
     def summed_loss(outputs: Tensor, labels: Tensor) -> Tensor:  # every copy gets the gradient that it would have alone
-        return len(tasks) * recipe.loss(outputs.flatten(0, 1), labels.flatten(0, 1))
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"side by side, a network must return one tensor, not a {type(outputs).__name__}")
+        if counts_all:  # a mean over examples that weigh the same: at once
+            return len(tasks) * cross_entropy(outputs.flatten(0, 1), labels.flatten(0, 1))
+        return sum(recipe.loss(outputs[:, s], labels[:, s]) for s in range(len(tasks)))
 
     optimizer = recipe.fused([p for p in copies.values() if p.requires_grad])
     recipe.fit(network, inputs, labels, optimizer, summed_loss)
@@ -93,8 +98,10 @@ def _side_by_side(network: nn.Module, recipe: Recipe, tasks: Sequence[Task], cop
 BACKENDS = {"loop": loop, "stacked": stacked, "vmap": vmapped}
 
 
-def choose(backend: str, model: nn.Module, train_one: Recipe | Callable, task: object) -> str:
-    """Name of the backend: ``backend`` itself, or for ``auto`` the fastest in a trial of a few steps on ``task``.
+def choose(backend: str, model: nn.Module, train_one: Recipe | Callable, tasks: Sequence[Task]) -> str:
+    """Name of the backend: ``backend`` itself, or for ``auto`` the fastest in a trial of a few steps on ``tasks``.
+
+    tasks: the first ones, of which as many are tried side by side; of one or none, nothing can be.
 
     Raises ValueError for an unknown name and TypeError if anything but the loop is asked to run a plain function.
     """
@@ -106,11 +113,13 @@ def choose(backend: str, model: nn.Module, train_one: Recipe | Callable, task: o
         return "loop"
     if backend != "auto":
         return backend
+    if len(tasks) < 2:
+        return "loop"
     seconds = {}
     for name in BACKENDS:
         try:
-            seconds[name] = _trial(name, model, train_one, task)
-        except (TypeError, RuntimeError) as error:
+            seconds[name] = _trial(name, model, train_one, tasks)
+        except Exception as error:  # anyone's layers and loss
             if name == "loop":
                 raise
             log.info("backend %s cannot train this network: %s", name, error)
@@ -119,25 +128,27 @@ def choose(backend: str, model: nn.Module, train_one: Recipe | Callable, task: o
     return fastest
 
 
-def _trial(backend: str, model: nn.Module, recipe: Recipe, task: Task) -> float:
-    """Seconds per scout and step."""
-    examples = len(task[0])
-    steps = min(PROBED_STEPS, recipe.epochs * math.ceil(examples / (recipe.batch_size or examples)))
+def _trial(backend: str, model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> float:
+    """Seconds per scout and step. Random numbers go on afterwards as if there had been no trial."""
+    examples = len(tasks[0][0])
+    steps = max(1, min(PROBED_STEPS, recipe.epochs * math.ceil(examples / (recipe.batch_size or examples or 1))))
     few = replace(recipe, epochs=steps)
-    piece = tuple(tensor[: recipe.batch_size] for tensor in task)
-    tasks = [piece] * group_size(backend, model)
+    piece = tuple(tensor[: recipe.batch_size] for tensor in tasks[0])
+    pieces = [piece] * min(len(tasks), group_size(backend, model))
+    device = next(model.parameters()).device
     took = []
-    for trial in (replace(few, epochs=1), few, few):  # the first warms up
-        _wait(model)
-        begin = time.perf_counter()
-        BACKENDS[backend](model, trial, tasks)
-        _wait(model)
-        took.append(time.perf_counter() - begin)
-    return min(took[1:]) / steps / len(tasks)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for trial in (replace(few, epochs=1), few, few):  # the first warms up
+            _wait(device)
+            begin = time.perf_counter()
+            BACKENDS[backend](model, trial, pieces)
+            _wait(device)
+            took.append(time.perf_counter() - begin)
+    return min(took[1:]) / steps / len(pieces)
 
 
-def _wait(model: nn.Module) -> None:
-    if next(model.parameters()).is_cuda:
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
         torch.cuda.synchronize()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from itertools import pairwise
@@ -25,18 +26,18 @@ class Binned:
     def __init__(self, zero_point: nn.Module | Mapping[str, Tensor], edges: Sequence[float]) -> None:
         if any(b <= a for a, b in pairwise(edges)):
             raise ValueError(f"edges = {list(edges)}: must increase")
-        self.edges = torch.tensor(edges, dtype=torch.float64)
+        self.edges = [float(edge) for edge in edges]
         self.bins = [Displacement(zero_point) for _ in range(len(edges) + 1)]
 
     def add(self, scout: nn.Module) -> bool:
         """Add a point of a scout's way to the bin of its distance. False, and nothing added, if it is not finite."""
         far = distance(scout, self.bins[0].zero_point)
-        return self.bins[int(torch.bucketize(far, self.edges))].add(scout)
+        return self.bins[bisect_left(self.edges, far.item())].add(scout)
 
     def __add__(self, other: Binned) -> Binned:
-        if not torch.equal(self.edges, other.edges):
+        if self.edges != other.edges:
             raise ValueError("displacements in different bins cannot be added")
-        total = Binned(self.bins[0].zero_point, self.edges.tolist())
+        total = Binned(self.bins[0].zero_point, self.edges)
         total.bins = [one + another for one, another in zip(self.bins, other.bins, strict=True)]
         return total
 
@@ -54,7 +55,8 @@ class Binned:
         used = [(b, weight) for b, weight in zip(self.bins, weights, strict=True) if b.count and b.moved]
         if not used:
             raise ValueError("no parameter moved: add points of the scouts' ways")
-        return combine([b.guide(**settings) for b, _ in used], [weight for _, weight in used])
+        guide = combine([b.guide(**settings) for b, _ in used], [weight for _, weight in used])
+        return Guide(guide, {**guide.metadata, "scouts": sum(b.count for b in self.bins)})
 
 
 @torch.no_grad()

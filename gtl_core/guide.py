@@ -42,7 +42,7 @@ class Displacement:
     def add(self, scout: nn.Module | Mapping[str, Tensor]) -> bool:
         """Add one trained scout. False, and nothing added, if it diverged (its displacement is not finite)."""
         parameters = _parameters(scout)
-        _check_same(parameters, self.zero_point, "the scout", "the zero point")
+        check_same(parameters, self.zero_point, "the scout", "the zero point")
         here = {n: p.detach().to(self.zero_point[n].device) for n, p in parameters.items()}
         moved = {n: (p - self.zero_point[n]).to(_accumulator(p)) for n, p in here.items()}
         squared = {n: d.square() for n, d in moved.items()}
@@ -125,6 +125,8 @@ class Displacement:
     @classmethod
     def load(cls, path: str | Path) -> Displacement:
         tensors, metadata = read_safetensors(path)
+        if "count" not in metadata:
+            raise ValueError(f"{path} holds a guide, not a displacement: Guide.load(path)")
         split: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             kind, name = key.split(":", 1)
@@ -179,13 +181,18 @@ class Guide(Mapping[str, Tensor]):
         For a part of the network that the guide says nothing about, as when the new task's head has another shape than
         the zero point's; `Guided` takes ``unguided`` for what becomes of it. ValueError if nothing has such a name.
         """
-        left_out: set[str] = set()
+        left_out = self.named(*names)
+        return Guide({n: g for n, g in self.items() if n not in left_out}, self.metadata)
+
+    def named(self, *names: str) -> set[str]:
+        """The parameters that ``names`` mean, each a parameter or a module; ValueError if one means none."""
+        found: set[str] = set()
         for name in names:
             meant = {n for n in self if n == name or n.startswith(f"{name}.")}
             if not meant:
-                raise ValueError(f"guide has no entry for '{name}' that could be left out")
-            left_out |= meant
-        return Guide({n: g for n, g in self.items() if n not in left_out}, self.metadata)
+                raise ValueError(f"guide has no entry for '{name}'")
+            found |= meant
+        return found
 
     def check(self, model: nn.Module, partial: bool = False) -> None:
         """Raise ValueError, naming the parameter, unless the guide has exactly one value per parameter of ``model``;
@@ -194,7 +201,7 @@ class Guide(Mapping[str, Tensor]):
         if partial:
             parameters = {name: p for name, p in parameters.items() if name in self}
         try:
-            _check_same(self, parameters, "guide", "the model")
+            check_same(self, parameters, "guide", "the model")
         except ValueError as error:
             hint = "guide.without(name) and Guided(..., unguided=...) are for parts of a network that have no guide"
             raise ValueError(f"{error} ({hint})") from None
@@ -287,7 +294,7 @@ def _parameters(source: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor
     return dict(source.named_parameters()) if isinstance(source, nn.Module) else source
 
 
-def _check_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], what: str, whom: str) -> None:
+def check_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], what: str, whom: str) -> None:
     for name, p in other.items():
         if name not in one:
             raise ValueError(f"{what} has no entry for '{name}'")

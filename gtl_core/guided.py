@@ -14,7 +14,8 @@ class Guided(torch.optim.Optimizer):
     """Wrap an optimizer so that every parameter makes only its share g of the step.
 
     The law, for whatever the wrapped optimizer does (momentum, adaptive rates, weight decay included):
-    ``p <- lerp(before, after, g)``, hence bit-identical to the plain optimizer where g = 1 and bit-frozen where g = 0.
+    ``p <- lerp(before, after, g)``, hence, for finite steps, bit-identical to the plain optimizer where g = 1 and
+    bit-frozen where g = 0.
     Schedulers, `GradScaler`, closures and step hooks see an ordinary optimizer; `state_dict` is the wrapped one's, so a
     checkpoint moves freely between guided and plain training. Parameters without a gradient are left alone, as usual;
     buffers, such as BatchNorm's running statistics, are not parameters and follow the data, as usual.

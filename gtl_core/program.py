@@ -45,8 +45,10 @@ class Program:
             operations, dy = cell.backward(dy, further=cell is not self.cells[0])
             self._backward += operations
         self.gradients = [gradient for cell in self.cells for gradient in cell.gradients]
+        self.run = 0  # number of the latest forward pass, whose values the buffers hold
 
     def forward(self) -> None:
+        self.run += 1
         for operation in self._forward:
             operation()
 
@@ -67,15 +69,14 @@ class Replay(torch.autograd.Function):
     def forward(ctx, program: Program, x: Tensor, *parameters: Tensor) -> Tensor:
         program.x.copy_(_channels_last(x))
         program.forward()
-        program.last = ctx
-        ctx.program = program
+        ctx.program, ctx.run = program, program.run
         y = program.y
         return y.permute(1, 0, y.dim() - 1, *range(2, y.dim() - 1)).clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.program.last is not ctx:
+        if ctx.program.run != ctx.run:
             raise RuntimeError("a stacked network was called again before backward(): its buffers hold the later call")
         ctx.program.dy.copy_(_channels_last(dy))
         ctx.program.backward()
@@ -108,7 +109,7 @@ class Convolution(_Cell):
         self.layer = layer
         size, n, *image, channels = shape
         *_, height, width = layer.weight.shape
-        self.weight = layer.weight.detach().permute(0, 3, 4, 2, 1).reshape(size, -1, layer.weight.shape[1])
+        self.weight = layer.weight.detach().permute(0, 3, 4, 2, 1).view(size, -1, layer.weight.shape[1])
         (a, b), (p, q) = layer.stride, layer.padding
         padded = like.new_zeros(size, n, image[0] + 2 * p, image[1] + 2 * q, channels)
         self.x = padded[:, :, p : p + image[0], q : q + image[1]]
@@ -156,10 +157,11 @@ class Normalization(_Cell):
     """Group normalization. Sums over pixels are per channel; a small matrix averages those over a group's channels."""
 
     def forward(self, y: Tensor) -> Operations:
-        size, n, h, w, c = self.x.shape
-        self.flat = x = self.x.view(size, n, h * w, c)
+        size, n, *image, c = self.x.shape
+        pixels = prod(image)
+        self.flat = x = self.x.view(size, n, pixels, c)
         group = torch.arange(c, device=x.device) // (c // self.layer.num_groups)
-        self.average = (group[:, None] == group).to(x.dtype) * (self.layer.num_groups / (h * w * c))
+        self.average = (group[:, None] == group).to(x.dtype) * (self.layer.num_groups / (pixels * c))
         eps = x.new_tensor([0, self.layer.eps]).repeat_interleave(size * n)[:, None]
         sums, moments = x.new_empty(2, size, n, c), x.new_empty(2, size, n, c)
         self.mean, variance = moments

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gtl_core.backends import BACKENDS, choose, group_size, groups
 from gtl_core.guide import Displacement
-from gtl_core.training import Recipe
+from gtl_core.training import Recipe, inputs_and_labels
 
 Task = TypeVar("Task")
 
@@ -63,9 +63,12 @@ def scout(
 
 
 def _send(model, tasks, train_one, executor, backend) -> Iterator[Mapping[str, Tensor]]:
-    tasks = iter(tasks)
-    first = list(islice(tasks, 1))
-    backend = choose(backend, model, train_one, *first) if first else backend
+    first = []
+    if isinstance(train_one, Recipe):
+        tasks = map(inputs_and_labels, tasks)
+        if backend == "auto":
+            first = list(islice(tasks, group_size("stacked", model)))
+    backend = choose(backend, model, train_one, first)
     parties = groups(chain(first, tasks), group_size(backend, model))
     if executor is None:
         for party in parties:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gtl_core.guide import Guide
+from gtl_core.guide import Guide, check_same
 
 # How steeply a guide falls from g = 1, where everything moves as it would without a guide.
 TEMPERATURES = {"freezing": 100.0, "icy": 4.0, "chilly": 2.0, "room": 1.0, "warm": 0.5, "evaporating": 0.1}
@@ -61,13 +61,12 @@ def sparse(guide: Guide, threshold: float) -> Guide:
     return mapped(guide, lambda g: torch.where(g >= threshold, g, 0), f"sparse {threshold:g}")
 
 
-def free(guide: Guide, *prefixes: str) -> Guide:
-    """1 for the parameters whose name starts with one of ``prefixes``. Raises ValueError if one fits no parameter."""
-    for prefix in prefixes:
-        if not any(name.startswith(prefix) for name in guide):
-            raise ValueError(f"no parameter of the guide starts with '{prefix}'")
-    values = {name: torch.ones_like(g) if name.startswith(prefixes) else g for name, g in guide.items()}
-    return _like(guide, values, f"free {' '.join(prefixes)}")
+def free(guide: Guide, *names: str) -> Guide:
+    """1 for the parameters ``names``, each a parameter or a module of which all are meant (``head``). Raises ValueError
+    if nothing has such a name."""
+    found = guide.named(*names)
+    values = {name: torch.ones_like(g) if name in found else g for name, g in guide.items()}
+    return _like(guide, values, f"free {' '.join(names)}")
 
 
 def per_tensor(guide: Guide) -> Guide:
@@ -81,9 +80,12 @@ def shuffled(guide: Guide, generator: torch.Generator) -> Guide:
 
 
 def combine(guides: Sequence[Guide], weights: Sequence[float]) -> Guide:
-    """The weighted mean of several guides. Raises ValueError if a weight is negative or all are 0."""
+    """The weighted mean of several guides. Raises ValueError if a weight is negative or all are 0, or if the guides are
+    not for the same parameters."""
     if min(weights) < 0 or sum(weights) == 0:
         raise ValueError(f"weights = {list(weights)}: must not be negative, and not all 0")
+    for guide in guides[1:]:
+        check_same(guide, guides[0], "one guide", "another")
     total = sum(weights)
     shares = [weight / total for weight in weights]
     values = {

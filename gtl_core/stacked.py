@@ -22,26 +22,31 @@ def stack(models: Sequence[nn.Module], graph: bool = False) -> nn.Module:
     in all, N * S, and does not gain from more. graph: leave all to autograd instead, as gradients of gradients and
     `torch.func.functional_call` need it.
 
-    Raises TypeError for a layer that it does not know.
+    Raises TypeError for a layer that it does not know, a layer with hooks, and shared parameters.
     """
     first = models[0]
+    hooks = (first._forward_hooks, first._forward_pre_hooks, first._backward_hooks, first._backward_pre_hooks)
+    if any(hooks):
+        raise TypeError(f"cannot stack a {type(first).__name__} with hooks")
     if type(first) is nn.Sequential:
-        names = [name for name, _ in first.named_children()]
-        layers = [(name, stack([m.get_submodule(name) for m in models], graph)) for name in names]
+        if len(list(first.named_parameters())) < len(list(first.named_parameters(remove_duplicate=False))):
+            raise TypeError("cannot stack a network with shared parameters")
+        # Not `named_children`, which leaves out a layer that comes a second time.
+        layers = [(name, stack([m._modules[name] for m in models], graph)) for name in first._modules]
         return (nn.Sequential if graph else _Sequential)(OrderedDict(layers))
     if type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1):
         return Flatten(2)
     if type(first) in (nn.ReLU, nn.Tanh, nn.Sigmoid):
         return type(first)()
-    if type(first) is nn.MaxPool2d:
-        return MaxPool2d(**{name: getattr(first, name) for name in ("kernel_size", "stride", "padding")})
     if type(first) in _LAYERS:
         layer = _LAYERS[type(first)]
         changed = [name for name, value in layer.takes if getattr(first, name) != value]
+        if isinstance(getattr(first, "padding", 0), str):
+            changed.append("padding")
         if changed:
             raise TypeError(f"cannot stack a {type(first).__name__} with {changed[0]} = {getattr(first, changed[0])!r}")
         return layer(models)
-    known = ", ".join(layer.__name__ for layer in (*_LAYERS, nn.MaxPool2d, nn.Flatten, nn.ReLU, nn.Tanh, nn.Sigmoid))
+    known = ", ".join(layer.__name__ for layer in (*_LAYERS, nn.Flatten, nn.ReLU, nn.Tanh, nn.Sigmoid))
     raise TypeError(f"cannot stack a {type(first).__name__}: the layers that can be are {known}")
 
 
@@ -144,6 +149,11 @@ class BatchNorm2d(_Stacked):
 
 
 class MaxPool2d(nn.MaxPool2d):
+    takes = (("dilation", 1), ("ceil_mode", False), ("return_indices", False))
+
+    def __init__(self, layers: Sequence[nn.MaxPool2d]) -> None:
+        super().__init__(layers[0].kernel_size, layers[0].stride, layers[0].padding)
+
     def forward(self, x: Tensor) -> Tensor:
         return max_pool2d(x.flatten(1, 2), self.kernel_size, self.stride, self.padding).unflatten(1, x.shape[1:3])
 
@@ -156,4 +166,10 @@ class Linear(_Stacked):
         return (y if self.bias is None else y + self.bias[:, None]).transpose(0, 1)
 
 
-_LAYERS = {nn.Conv2d: Conv2d, nn.GroupNorm: GroupNorm, nn.BatchNorm2d: BatchNorm2d, nn.Linear: Linear}
+_LAYERS = {
+    nn.Conv2d: Conv2d,
+    nn.GroupNorm: GroupNorm,
+    nn.BatchNorm2d: BatchNorm2d,
+    nn.Linear: Linear,
+    nn.MaxPool2d: MaxPool2d,
+}

@@ -103,6 +103,8 @@ def _relu(layer: nn.ReLU, x: Tensor, size: int) -> tuple[Tensor, Undo]:
 
 
 def _flatten(layer: stacked.Flatten, x: Tensor, size: int) -> tuple[Tensor, Undo]:
+    if x.dim() == 3:
+        return x, lambda dy, further: [dy]
     images = x.unflatten(1, (size, -1))
 
     def undo(dy: Tensor, further: bool) -> list[Tensor | None]:

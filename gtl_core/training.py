@@ -44,8 +44,7 @@ class Recipe:
     """How to train on one task: what `scout` can do for many tasks at once, where a function can only be called.
 
     optimizer, options: ``optimizer(parameters, lr=learning_rate, **options)``, made anew for every task.
-    epochs, batch_size, loss: as for `fit`; ``seed`` shuffles the examples of every task alike. The loss must be a mean
-        over examples.
+    epochs, batch_size, loss: as for `fit`; ``seed`` shuffles the examples of every task alike.
 
     It is itself such a function, ``recipe(model, (inputs, labels))``, that trains ``model`` in place.
     """
@@ -71,6 +70,16 @@ class Recipe:
         """The optimizer in its fastest form: the same steps up to rounding."""
         able = "fused" in inspect.signature(self.optimizer).parameters and "foreach" not in self.options
         return self.optimizer(parameters, lr=self.learning_rate, **({"fused": True} if able else {}) | self.options)
+
+
+def inputs_and_labels(task: object) -> tuple[Tensor, Tensor]:
+    """The task, if it is what a `Recipe` trains on; TypeError otherwise."""
+    if isinstance(task, (tuple, list)) and len(task) == 2 and all(isinstance(part, Tensor) for part in task):
+        return tuple(task)
+    raise TypeError(
+        f"a Recipe trains on two tensors (inputs, labels), and this task is a {type(task).__name__}: of a dataset, "
+        "torch.utils.data.default_collate(list(dataset)) makes them"
+    )
 
 
 @torch.no_grad()

@@ -17,6 +17,8 @@ RECIPES = {
     "Adam": Recipe(0.001, epochs=2, batch_size=4, optimizer=torch.optim.Adam),
     "RMSprop": Recipe(0.001, epochs=2, optimizer=torch.optim.RMSprop),
     "mse": Recipe(0.05, epochs=3, loss=nn.MSELoss()),
+    "weighted": Recipe(0.05, epochs=3, loss=nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.1]))),
+    "ignoring": Recipe(0.05, epochs=3),  # some labels are -100
 }
 
 
@@ -40,7 +42,17 @@ def pooled() -> nn.Sequential:
     return nn.Sequential(*body, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 13 * 13, 3))
 
 
+def twice() -> nn.Sequential:
+    """Has one ReLU in two places, and a normalisation and a flattening of vectors."""
+    torch.manual_seed(0)
+    relu = nn.ReLU()
+    return nn.Sequential(
+        nn.Linear(6, 8), relu, nn.GroupNorm(2, 8), nn.Linear(8, 8), relu, nn.Flatten(), nn.Linear(8, 3)
+    )
+
+
 NETWORKS = {
+    "twice": (twice, (6,)),
     "MLP": (mlp, (6,)),
     "conv4": (lambda: conv4(3, 8, generator=rng(0)), (1, 28, 28)),
     "pooled": (pooled, (1, 28, 28)),
@@ -51,6 +63,8 @@ def tasks(n: int, shape: tuple[int, ...], examples: int = 9, recipe: Recipe = RE
     labels = [torch.randint(3, (examples,), generator=rng(2, i)) for i in range(n)]
     if isinstance(recipe.loss, nn.MSELoss):
         labels = [nn.functional.one_hot(y, 3).float() for y in labels]
+    if recipe is RECIPES["ignoring"]:
+        labels[0][:7] = -100
     return [(torch.randn(examples, *shape, generator=rng(1, i)), y) for i, y in enumerate(labels)]
 
 
@@ -108,6 +122,56 @@ def test_auto_says_what_it_chose(caplog):
     assert "'stacked'" not in messages[2] and "'vmap'" in messages[2]
 
 
+def test_a_trial_draws_no_random_numbers_and_one_task_needs_none():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(), nn.Linear(8, 3))
+    found = []
+    for backend in ("loop", "auto"):
+        torch.manual_seed(1)
+        found.append(scout(model, tasks(3, (6,)), RECIPES["SGD"], backend=backend).mean["0.weight"])
+    assert torch.equal(*found)
+    calls = []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    scout(model, tasks(1, (6,)), RECIPES["SGD"])
+    assert len(calls) == RECIPES["SGD"].epochs
+
+
+def test_what_cannot_be_stacked_is_left_to_the_loop():
+    """Each would train, but not as it does alone."""
+    some, recipe = tasks(3, (1, 9, 9)), RECIPES["SGD"]
+    hooked = nn.Conv2d(1, 2, 3)
+    hooked.register_forward_hook(lambda layer, inputs, output: 0.1 * output)
+    tied = nn.Conv2d(1, 1, 3, padding=1)
+    bodies = {
+        "hooks": [hooked, nn.Flatten(), nn.Linear(98, 3)],
+        "hook": [torch.nn.utils.spectral_norm(nn.Conv2d(1, 2, 3)), nn.Flatten(), nn.Linear(98, 3)],
+        "dilation": [nn.Conv2d(1, 2, 1), nn.MaxPool2d(2, 2, dilation=2), nn.Flatten(), nn.Linear(32, 3)],
+        "padding": [nn.Conv2d(1, 2, 3, padding="same"), nn.Flatten(), nn.Linear(162, 3)],
+        "shared": [tied, nn.ReLU(), tied, nn.Flatten(), nn.Linear(81, 3)],
+    }
+    for reason, layers in bodies.items():
+        model = nn.Sequential(*layers)
+        with pytest.raises(TypeError, match=f"cannot stack .*{reason}"):
+            scout(model, some, recipe, backend="stacked")
+        scout(model, some, recipe)
+
+
+def test_a_network_of_several_outputs_goes_one_by_one():
+    class Two(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    recipe = Recipe(0.1, epochs=1, loss=lambda outputs, labels: nn.functional.cross_entropy(outputs[0], labels))
+    assert scout(Two(6, 3), tasks(3, (6,)), recipe).count == 3
+    with pytest.raises(TypeError, match="side by side, a network must return one tensor, not a tuple"):
+        scout(Two(6, 3), tasks(3, (6,)), recipe, backend="vmap")
+
+
+def test_a_recipe_says_what_a_task_must_be():
+    dataset = torch.utils.data.TensorDataset(*tasks(1, (6,))[0])
+    with pytest.raises(TypeError, match=r"two tensors \(inputs, labels\), and this task is a TensorDataset"):
+        scout(mlp(), [dataset], RECIPES["SGD"])
+
+
 def test_refusals():
     some, recipe = tasks(2, (6,)), RECIPES["SGD"]
     refused = partial(scout, mlp(), some)
@@ -119,7 +183,7 @@ def test_refusals():
         scout(nn.Sequential(nn.Linear(6, 3), nn.Softplus()), some, recipe, backend="stacked")
     frozen = mlp()
     frozen[0].weight.requires_grad_(False)
-    with pytest.raises(TypeError, match="shared or frozen"):
+    with pytest.raises(TypeError, match="frozen"):
         scout(frozen, some, recipe, backend="stacked")
     left = scout(frozen, some, recipe, backend="vmap")
     assert not left.mean["0.weight"].any() and left.mean["0.bias"].any()

@@ -58,8 +58,12 @@ PACKAGE = {
             notebook: str
             parameters: type
             figures: dict
-            other_tables: dict = field(default_factory=dict)
+            drawn_from: dict = field(default_factory=dict)
             reads: tuple = ()
+
+            @property
+            def tables(self):
+                return (self.name,)
 
         EXPERIMENTS = {
             "01_alpha": Experiment("alpha", "01_alpha", ToyParameters, {"alpha_one": draw, "alpha_two": draw}),
@@ -256,6 +260,18 @@ def test_an_edit_reruns_what_it_touches_and_nothing_else(done, edited, expected)
         assert done.planned() == expected
     finally:
         done.write(edited, content)
+
+
+@pytest.mark.parametrize("name", ["method", "one_shot", "xor", "forgetting", "scaling"])
+def test_in_the_real_project_a_notebook_depends_on_no_other_experiment(name):
+    code = (
+        "import common; from gtl_core.experiments.catalogue import EXPERIMENTS\n"
+        f"notebook = next(e.notebook for e in EXPERIMENTS.values() if e.name == {name!r})\n"
+        "files = {f'gtl_core/experiments/{e.name}.py' for e in EXPERIMENTS.values()}\n"
+        "print(*files.intersection(common.uses(f'notebooks/{notebook}.ipynb')))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "workflow", capture_output=True, text=True)
+    assert result.stdout.split() == [f"gtl_core/experiments/{name}.py"], result.stderr
 
 
 def test_a_changed_parameter_reruns_its_notebook_and_a_spelling_of_it_does_not(done):

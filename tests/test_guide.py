@@ -217,7 +217,10 @@ def test_displacements_too_small_to_square_are_refused():
         d.guide(statistic="square")
 
 
-def test_a_displacement_is_not_loaded_as_a_guide(tmp_path):
+def test_a_displacement_is_not_loaded_as_a_guide_nor_a_guide_as_a_displacement(tmp_path):
+    displaced(*TWO).guide().save(tmp_path / "g")
+    with pytest.raises(ValueError, match="holds a guide, not a displacement"):
+        Displacement.load(tmp_path / "g")
     displaced(*TWO).save(tmp_path / "d")
     with pytest.raises(ValueError, match="holds a displacement, not a guide"):
         Guide.load(tmp_path / "d")

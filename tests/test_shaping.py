@@ -77,6 +77,8 @@ def test_maps_compose():
 def test_free_and_per_tensor_by_hand():
     loose = free(GUIDE, "head")
     assert loose["head.w"].tolist() == [[1, 1, 1]] * 2 and torch.equal(loose["body.w"], G)
+    blocks = free(Guide({f"blocks.{i}.w": G for i in (1, 10)}), "blocks.1")
+    assert blocks["blocks.1.w"].min() == 1 and torch.equal(blocks["blocks.10.w"], G)
     assert per_tensor(GUIDE)["body.w"].tolist() == pytest.approx([3.345 / 6] * 6)
 
 
@@ -102,12 +104,13 @@ def test_a_combination_is_the_weighted_mean():
         lambda: free(GUIDE, "tail"),
         lambda: combine([GUIDE, GUIDE], [1, -1]),
         lambda: combine([GUIDE], [0]),
+        lambda: combine([GUIDE.without("head"), GUIDE], [1, 1]),
         lambda: Binned({"w": G}, [1.0, 1.0]),
         lambda: -1 * Displacement({"w": G}),
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"must|no parameter"):
+    with pytest.raises(ValueError, match=r"must|entry"):
         wrong()
 
 
@@ -176,6 +179,7 @@ def test_bins_by_hand():
     # Guides [1, 0] and [1, 8/9], weighing 1 and 2; and what weighs nothing does not count.
     assert binned.guide()["weight"].tolist() == [pytest.approx([1, 16 / 27])]
     assert binned.guide([1, 0])["weight"].tolist() == [[1, 0]]
+    assert binned.guide().metadata["scouts"] == 3
     assert distance(line(3, 4), near.zero_point).item() == 5
 
 

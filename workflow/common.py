@@ -108,6 +108,7 @@ def uses(*starts: str) -> list[str]:
 
     Found without running anything. Packages here only gather names, so they are not followed into modules that nobody
     asked for: ``from gtl_core import Guided`` uses ``guided.py`` and what that imports, and none of its neighbours;
+    ``from gtl_core import plots`` and then ``plots.xor`` uses what the package gathers under that name;
     ``from gtl_core.guided import Guided`` does not even use the package, to which an experiment may be added freely.
     """
     found: set[Path] = set()
@@ -136,9 +137,8 @@ def uses(*starts: str) -> list[str]:
         path = ROOT / start
         found.add(path)
         sources = [path.read_text()] if start.endswith(".py") else [cell["source"] for cell in code_cells(path)]
-        for source in sources:
-            lines = (line for line in source.split("\n") if not line.startswith(("%", "!")))  # IPython's own
-            follow(_imports("\n".join(lines), ""))
+        lines = "\n".join(sources).split("\n")
+        follow(_imports("\n".join(line for line in lines if not line.startswith(("%", "!"))), ""))  # IPython's own
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
@@ -151,13 +151,25 @@ def _file(module: str) -> Path | None:
 
 @cache  # the same files for every rule: without it, planning takes longer than the first steps
 def _imports(source: str, package: str) -> list[tuple[str, str | None, str | None]]:
-    """(module, imported name, name it is bound to) of every import statement; relative ones start at ``package``."""
+    """(module, imported name, name it is bound to) of every import statement; relative ones start at ``package``.
+
+    In place of a package whose names are used (``plots.xor``), each of those.
+    """
+    nodes = list(ast.walk(ast.parse(source)))
+    used: dict[str, set[str]] = {}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            used.setdefault(node.value.id, set()).add(node.attr)
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found += [(alias.name, None, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            found += [(module, alias.name, alias.asname or alias.name) for alias in node.names]
+            for alias in node.names:
+                bound, file = alias.asname or alias.name, _file(f"{module}.{alias.name}")
+                names = used.get(bound, ()) if file and file.name == "__init__.py" else ()
+                found += [(f"{module}.{alias.name}", name, None) for name in sorted(names)]
+                found += [] if names else [(module, alias.name, bound)]
     return found

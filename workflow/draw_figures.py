@@ -26,7 +26,7 @@ def main() -> None:
     read = cache(partial(records.read, folder))
     for experiment in chosen:
         for stem, draw in experiment.figures.items():
-            frame = read(experiment.other_tables.get(stem, experiment.name))
+            frame = read(experiment.drawn_from.get(stem, experiment.name))
             path = folder / "figures" / f"{stem}.png"
             plots.save(draw(frame), path)
             print(path.relative_to(common.ROOT), flush=True)

@@ -73,7 +73,7 @@ def consistent(displacement: Displacement) -> Guide:
     Which class is which is arbitrary, so the head has no direction in common: it is free.
     """
     mean, size = displacement.mean, displacement.mean_abs
-    return free(Guide({name: (mean[name].abs() / size[name]).nan_to_num(0).clamp(0, 1) for name in mean}), "head.")
+    return free(Guide({name: (mean[name].abs() / size[name]).nan_to_num(0).clamp(0, 1) for name in mean}), "head")
 
 
 def relative(displacement: Displacement) -> Guide:
@@ -92,7 +92,7 @@ CANDIDATES: dict[str, Callable[[Scouted], Guide]] = {
     "guided_tensor": lambda s: s.displacement.guide(scope="tensor"),
     "guided_network": lambda s: s.displacement.guide(),
     "root": lambda s: root(s.displacement),
-    "head_free": lambda s: free(root(s.displacement), "head."),
+    "head_free": lambda s: free(root(s.displacement), "head"),
     "layers": lambda s: layers(s.displacement),
     "consistent": lambda s: consistent(s.displacement),
     "relative": lambda s: relative(s.displacement),
@@ -106,7 +106,7 @@ CANDIDATES: dict[str, Callable[[Scouted], Guide]] = {
 def for_ways(guide: Guide, n_way: int) -> Guide:
     """The guide for a head of ``n_way`` classes: which class is which is arbitrary, so each gets the classes' mean."""
     values = {
-        name: g.mean(0, keepdim=True).expand(n_way, *g.shape[1:]) if name.startswith("head.") else g
+        name: g.mean(0, keepdim=True).expand(n_way, *g.shape[1:]) if name.startswith("head") else g
         for name, g in guide.items()
     }
     return Guide(values, guide.metadata)

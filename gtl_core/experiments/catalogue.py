@@ -29,14 +29,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A notebook ``notebooks/<notebook>.ipynb`` that writes ``results/<profile>/<name>.csv``, and its figures."""
+    """A notebook ``notebooks/<notebook>.ipynb`` that writes ``results/<profile>/<table>.csv``, and its figures.
+
+    Its first table has the experiment's name.
+    """
 
     name: str
     notebook: str
     parameters: type[Parameters]
     figures: Mapping[str, Callable[[DataFrame], Figure]]
-    other_tables: Mapping[str, str] = field(default_factory=dict)  # of figures not drawn from <name>.csv
+    more_tables: tuple[str, ...] = ()
+    drawn_from: Mapping[str, str] = field(default_factory=dict)  # the table of each figure not drawn from <name>.csv
     reads: tuple[str, ...] = ()  # experiments whose tables it takes up, if they are in the same profile
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return (self.name, *self.more_tables)
 
 
 _ALL = (
@@ -89,19 +97,22 @@ _ALL = (
         "06_few_shot_neighbours",
         FewShotNeighboursParameters,
         {"few_shot_neighbours": plots.few_shot_neighbours, "few_shot_costs": plots.few_shot_costs},
+        more_tables=("few_shot_neighbours_cost",),
     ),
     Experiment(
         "forgetting_neighbours",
         "07_forgetting_neighbours",
         ForgettingNeighboursParameters,
         {"forgetting_neighbours": plots.forgetting_neighbours},
+        more_tables=("forgetting_neighbours_cost",),
     ),
     Experiment(
         "domain_shift",
         "08_domain_shift",
         DomainShiftParameters,
         {"domain_shift": plots.domain_shift, "decision_guide": plots.decision_guide},
-        other_tables={"decision_guide": "decision_guide"},
+        more_tables=("decision_guide",),
+        drawn_from={"decision_guide": "decision_guide"},
         reads=("few_shot_neighbours", "forgetting_neighbours"),
     ),
     Experiment(

@@ -252,7 +252,7 @@ def anatomy(scouted: Scouted) -> Iterator[dict[str, object]]:
                     "at": at,
                     "value": (size.mean() / mean).item(),
                 }
-    edges = [0.0, *scouted.binned.edges.tolist()]
+    edges = [0.0, *scouted.binned.edges]
     total = sum(b.count for b in bins)
     flat = [torch.cat([g.flatten() for g in root(b).values()]) for b in bins]
     for i, b in enumerate(bins):

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gtl_core.experiments.guides import best_on_validation, differences
 from gtl_core.plots.style import COLORS, HEADS, LABELS, STYLE, by_method, legend_below, panels
 
 GUIDES = {
@@ -135,8 +136,6 @@ def guides_arenas(frame: pd.DataFrame) -> Figure:
 
     Each at its own best rate. A star marks the guide of the scouts that was best on validation tasks.
     """
-    from gtl_core.experiments.guides import best_on_validation, differences  # that package imports this module
-
     table, best = differences(frame), best_on_validation(frame)
     conditions = list(dict.fromkeys(table[["tuned_on", "arena", "head"]].itertuples(index=False, name=None)))
     conditions.sort(key=lambda c: list(dict.fromkeys(frame["arena"])).index(c[1]))

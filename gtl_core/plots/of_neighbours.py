@@ -11,6 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import fclusterdata
 
+from gtl_core.experiments import domain_shift as shift
+from gtl_core.experiments import few_shot_neighbours as few_shot
+from gtl_core.experiments import forgetting_neighbours as stream
 from gtl_core.plots.style import COLORS, STYLE, legend_below, panels
 
 FAMILIES = {
@@ -70,9 +73,8 @@ def name(zero_point: str, method: str) -> str:
 
 def few_shot_neighbours(frame: pd.DataFrame) -> Figure:
     """Test accuracy with 95 % intervals, best first: the first kind of task with all methods, then the others."""
-    from gtl_core.experiments.few_shot_neighbours import ranking  # that package imports this module
 
-    table = ranking(frame)
+    table = few_shot.ranking(frame)
     tasks = list(table["task"].unique())
     lengths = [int((table["task"] == task).sum()) for task in tasks]
     with mpl.rc_context(STYLE):
@@ -101,9 +103,8 @@ def few_shot_costs(frame: pd.DataFrame, seconds: pd.DataFrame | None = None) -> 
     In network passes, and below, if given, by the clock. Numbers are those of `few_shot_neighbours`. The line is the
     Pareto front: nothing above it costs less.
     """
-    from gtl_core.experiments.few_shot_neighbours import ranking  # that package imports this module
 
-    table = ranking(frame, seconds)
+    table = few_shot.ranking(frame, seconds)
     table = table[table["task"] == table["task"].iloc[0]]
     units = {"passes": "network passes"} | ({} if seconds is None else {"seconds": "seconds"})
     figure, axes = panels(len(units), 2, (10, 4.4 * len(units) + 0.6), sharey=True)
@@ -175,9 +176,8 @@ MEMORIES = {
 
 def forgetting_neighbours(frame: pd.DataFrame) -> Figure:
     """Left: accuracy after each round of examples. Right: at the end, with 95 % intervals, against what is stored."""
-    from gtl_core.experiments.forgetting_neighbours import ranking  # that package imports this module
 
-    table = ranking(frame)
+    table = stream.ranking(frame)
     heads = list(table["head"].unique())
     figure, axes = panels(len(heads), 2, (10, 3.9 * len(heads) + 0.8), sharey="row")
     with mpl.rc_context(STYLE):
@@ -206,9 +206,8 @@ def forgetting_neighbours(frame: pd.DataFrame) -> Figure:
 
 def domain_shift(frame: pd.DataFrame) -> Figure:
     """Test accuracy with 95 % intervals, best first: rows by target, columns by kind of task."""
-    from gtl_core.experiments.domain_shift import ranking  # that package imports this module
 
-    table = ranking(frame)
+    table = shift.ranking(frame)
     targets, tasks = list(table["target"].unique()), list(table["task"].unique())
     n_rows = int(table.groupby(["target", "task"]).size().max())
     size = (5.2 * len(tasks), (0.26 * n_rows + 0.9) * len(targets) + 0.6)

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gtl_core.experiments.one_shot import along, octaves, pictures
 from gtl_core.plots.style import COLORS, LABELS, STYLE, by_method, legend_below, panels
 from gtl_core.stats import at_chosen_rates, bootstrap, by_seed_and_task
 
@@ -20,8 +21,6 @@ CONDITIONS = {
 
 def one_shot_examples(frame: pd.DataFrame) -> Figure:
     """The first test episodes: the support above, queries below, and under each query who classified it right."""
-    from gtl_core.experiments.one_shot import pictures  # that package imports this module
-
     tasks = sorted(frame.loc[frame["metric"] == "support", "task"].unique())
     supports = [pictures(frame, "support", task)[:, 0] for task in tasks]
     queries = [pictures(frame, "query", task) for task in tasks]
@@ -95,8 +94,6 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
 
     First condition only; rows by how the rate was chosen. Lines across are the methods that need no scouts.
     """
-    from gtl_core.experiments.one_shot import along  # that package imports this module
-
     base = frame.iloc[0]
     condition = ["zero_point", "head", "n_way", "n_shot"]
     others = _methods_only(frame)
@@ -130,8 +127,6 @@ SATURATION = {"n_scouts": "number of scouts", "scout_n_shot": "images per class 
 
 def one_shot_rates(frame: pd.DataFrame) -> Figure:
     """Accuracy on tuning episodes against the learning rate; bars below: the rates within two points of the best."""
-    from gtl_core.experiments.one_shot import octaves  # that package imports this module
-
     frame = _methods_only(frame)
     tasks = list(dict.fromkeys(frame[["n_way", "n_shot"]].itertuples(index=False, name=None)))
     figure, axes = panels(len(CONDITIONS), len(tasks), (3.2 * len(tasks) + 0.6, 8.2), sharex=True, sharey=True)

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from gtl_core.experiments.xor import Network
 from gtl_core.plots.style import COLORS, LABELS, STYLE, by_method, legend_below, panels
 from gtl_core.stats import wilson
 
@@ -80,8 +81,6 @@ def xor_map(frame: pd.DataFrame) -> Figure:
     The other weights are those with which the plain run ends (left) and the guided one (right), so each map is exact
     where its own run ends; in between, paths are projections.
     """
-    from gtl_core.experiments.xor import Network  # that package imports this module
-
     along = frame[frame["metric"].str.fullmatch(r"w\d+")]
     paths = {m: of.pivot(index="step", columns="metric", values="value") for m, of in along.groupby("method")}
     figure, axes = panels(1, 2, (8.2, 4), sharex=True, sharey=True)
