@@ -24,8 +24,8 @@ from gtl_core.stats import paired
 TEXT = (records.ROOT / "README.md").read_text()
 
 
-def test_the_example_runs_verbatim(tmp_path):
-    (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+def test_the_example_and_what_follows_it_run_verbatim(tmp_path):
+    example = "".join(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
     environment = os.environ | {"PYTHONPATH": str(records.ROOT)}
     subprocess.run([sys.executable, "-W", "error", "-c", example], cwd=tmp_path, env=environment, check=True)
     guide = Guide.load(tmp_path / "guide.safetensors")
