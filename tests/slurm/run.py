@@ -123,7 +123,7 @@ def main() -> None:
             say(slurm("sinfo", "-N"))
             assert not slurm("squeue", "-h"), "no job is left"
         tables = {path.name for path in (here / "results" / profile).glob("*.csv")}
-        tables = sorted(tables - {"scaling.csv"})  # holds times
+        tables = sorted(name for name in tables if name != "scaling.csv" and not name.endswith("_cost.csv"))  # hold times
         assert tables, "there is nothing to compare"
         for table in tables:
             one, other = ((copy / "results" / profile / table).read_bytes() for copy in (here, there))
