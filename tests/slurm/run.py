@@ -123,7 +123,8 @@ def main() -> None:
             say(slurm("sinfo", "-N"))
             assert not slurm("squeue", "-h"), "no job is left"
         tables = {path.name for path in (here / "results" / profile).glob("*.csv")}
-        tables = sorted(name for name in tables if name != "scaling.csv" and not name.endswith("_cost.csv"))  # hold times
+        holds_times = ("scaling.csv", "_cost.csv")
+        tables = sorted(table for table in tables if not table.endswith(holds_times))
         assert tables, "there is nothing to compare"
         for table in tables:
             one, other = ((copy / "results" / profile / table).read_bytes() for copy in (here, there))
