@@ -44,7 +44,7 @@ from gtl_core.workers import parallel
 
 RIVALS = ("frozen", "plain", "further_frozen", "further_plain")
 BAR = ("frozen", "plain")
-TUNED_ON = ("first", "careful", "last")
+TUNED_ON = ("first", "last")
 CONDITION = ("arena", "head")
 EDGES = [i / 4 - 6 for i in range(25)]  # of histograms of log10 g
 GRID = [i / 200 for i in range(201)]  # of temperatures' curves
