@@ -81,11 +81,8 @@ def test_rates_are_chosen_on_validation_rows_only():
 
 
 def test_the_careful_rate_is_the_lowest_that_is_within_one_standard_error_of_the_best():
-    scores = {
-        0.3: (0.8, 0.9, 0.7),
-        0.1: (0.7, 0.9, 0.7),
-        0.03: (0.6, 0.8, 0.6),
-    }  # short of 0.3 by 1/3 +- 1/3, 4/3 +- 1/3
+    # Short of the best by 0.033 +- 0.033 and by 0.133 +- 0.033.
+    scores = {0.3: (0.8, 0.9, 0.7), 0.1: (0.7, 0.9, 0.7), 0.03: (0.6, 0.8, 0.6)}
     rows = [(r, seed, "validation_first", v) for r, of_seeds in scores.items() for seed, v in enumerate(of_seeds)]
     frame = pd.DataFrame(rows, columns=["learning_rate", "seed", "metric", "value"]).assign(head="zero", method="plain")
     assert choose_rates(frame, "first") == {("zero", "plain"): 0.3}

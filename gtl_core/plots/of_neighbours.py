@@ -73,7 +73,6 @@ def name(zero_point: str, method: str) -> str:
 
 def few_shot_neighbours(frame: pd.DataFrame) -> Figure:
     """Test accuracy with 95 % intervals, best first: the first kind of task with all methods, then the others."""
-
     table = few_shot.ranking(frame)
     tasks = list(table["task"].unique())
     lengths = [int((table["task"] == task).sum()) for task in tasks]
@@ -103,7 +102,6 @@ def few_shot_costs(frame: pd.DataFrame, seconds: pd.DataFrame | None = None) -> 
     In network passes, and below, if given, by the clock. Numbers are those of `few_shot_neighbours`. The line is the
     Pareto front: nothing above it costs less.
     """
-
     table = few_shot.ranking(frame, seconds)
     table = table[table["task"] == table["task"].iloc[0]]
     units = {"passes": "network passes"} | ({} if seconds is None else {"seconds": "seconds"})
@@ -176,7 +174,6 @@ MEMORIES = {
 
 def forgetting_neighbours(frame: pd.DataFrame) -> Figure:
     """Left: accuracy after each round of examples. Right: at the end, with 95 % intervals, against what is stored."""
-
     table = stream.ranking(frame)
     heads = list(table["head"].unique())
     figure, axes = panels(len(heads), 2, (10, 3.9 * len(heads) + 0.8), sharey="row")
@@ -206,7 +203,6 @@ def forgetting_neighbours(frame: pd.DataFrame) -> Figure:
 
 def domain_shift(frame: pd.DataFrame) -> Figure:
     """Test accuracy with 95 % intervals, best first: rows by target, columns by kind of task."""
-
     table = shift.ranking(frame)
     targets, tasks = list(table["target"].unique()), list(table["task"].unique())
     n_rows = int(table.groupby(["target", "task"]).size().max())
