@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from sklearn.base import ClassifierMixin, clone
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from gtl_core.baselines.continual import Memory
 from gtl_core.baselines.few_shot import Predictor
 from gtl_core.training import fit
+
+if TYPE_CHECKING:
+    from sklearn.base import ClassifierMixin
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
@@ -77,6 +80,8 @@ def classify_features(
         with torch.no_grad():
             found = model.eval().body(images)
         return nn.functional.normalize(found) if normalize else found
+
+    from sklearn.base import clone  # slow to import, and training steps import this module without using it
 
     fitted = clone(classifier).fit(features(inputs).numpy(), labels.numpy())
     n_way = int(labels.max()) + 1
