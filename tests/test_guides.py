@@ -155,7 +155,7 @@ def test_the_experiment_is_complete_and_paired(small):
         "none 3-way 1-shot": "2 seeds x 10 episodes",
         "inverted 4-way stream": "2 seeds x 2 streams",
     }
-    assert set(table["tuned_on"]) == {"first", "last"}
+    assert set(table["tuned_on"]) == {"first", "careful", "last"}
     assert set(table.loc[table["tuned_on"] == "last", "arena"]) == {"inverted 4-way stream"}
 
 
@@ -175,7 +175,7 @@ def test_conclusions_follow_from_the_numbers(small):
         found = conclusions(frame)
         assert set(found["answer"]) == {answer}
         assert set(found["passes"]) == {right == 1} and set(found["beaten"]) == {right == 0}
-        passing = f"passes the bar in {3 * int(right)} of 3 arenas"
+        passing = f"passes the bar in {4 * int(right)} of 4 arenas"
         assert verdict(frame).count(passing) == 2
 
 

@@ -1,6 +1,7 @@
 """The comparisons with neighbours: parts by hand, and each experiment as a whole in small."""
 
 import re
+from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -114,7 +115,7 @@ def test_shares_and_adaptation_by_hand():
     assert cost("frozen") < cost("freeze_3") < cost("freeze_1") < cost("plain")
 
 
-@pytest.mark.parametrize(("method", "n_frozen"), [("plain", 0), ("freeze_2", 2), ("frozen", 4)])
+@pytest.mark.parametrize(("method", "n_frozen"), [("plain", 0), ("freeze_2", 2), ("frozen", 4), ("reptile", 0)])
 def test_side_by_side_is_one_by_one(method, n_frozen):
     """Layers below passed once, the rest stacked: the same predictions as `transfer.fine_tune` of each task alone."""
     p = FewShotNeighboursParameters.parse(FEW_SHOT)
@@ -125,11 +126,11 @@ def test_side_by_side_is_one_by_one(method, n_frozen):
     queries, _ = labelled(torch.stack([e.query for e in episodes], 2))
     with torch.no_grad():
         together = trained(below(queries))
+    descent = partial(neighbours.reptile_adam, learning_rate=0.001)
+    if method != "reptile":
+        descent = lambda m: torch.optim.SGD(m.parameters(), lr=0.1)  # noqa: E731
     for i, episode in enumerate(episodes):
-        predict = transfer.fine_tune(
-            model, *labelled(episode.support), optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=0.1),
-            epochs=2, n_frozen=n_frozen,
-        )  # fmt: skip
+        predict = transfer.fine_tune(model, *labelled(episode.support), optimizer=descent, epochs=2, n_frozen=n_frozen)
         torch.testing.assert_close(together[:, i], predict(labelled(episode.query)[0]), rtol=1e-4, atol=1e-4)
 
 

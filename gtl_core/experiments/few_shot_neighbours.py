@@ -26,7 +26,16 @@ from gtl_core.data import load
 from gtl_core.experiments import neighbours
 from gtl_core.experiments.episodes import GROUP, EpisodeParameters, Episodes, Task
 from gtl_core.experiments.methods import N_DRAWERS, ZeroPoint, distinct
-from gtl_core.experiments.neighbours import COMPARE, DESCENT, OPTIMIZER_STEPS, SHARING, Backbone, MetaTraining, Step
+from gtl_core.experiments.neighbours import (
+    COMPARE,
+    DESCENT,
+    OPTIMIZER_STEPS,
+    SHARING,
+    Backbone,
+    MetaTraining,
+    Step,
+    reptile_adam,
+)
 from gtl_core.experiments.parameters import Count, Head, Rate
 from gtl_core.experiments.preparation import Pretraining
 from gtl_core.guide import Displacement
@@ -48,7 +57,9 @@ METHODS = (
     "lp_ft", "l2_sp", "layerwise", *META, *GUIDED,
 )  # fmt: skip
 L2_STRENGTH = 0.1
-C_PER_RATE = 100  # the classifiers' C that stands for a learning rate, so that they try as many as the others
+# What stands for a learning rate of gradient descent, so that these try as many values as the others:
+C_PER_RATE = 100  # the classifiers' C
+ADAM_PER_RATE = 0.01  # the rate of Adam, with which Reptile adapts
 SIDE_BY_SIDE = 40  # support images trained together, see `stack`
 
 # With the standard backbone, on Omniglot, for 5-way 1-shot: Finn et al. 2017, Nichol et al. 2018, Snell et al. 2017.
@@ -467,6 +478,8 @@ def adapt(
         penalty = L2SP(model, L2_STRENGTH).penalty
     elif method == "layerwise":
         optimizer = torch.optim.SGD(_layerwise(start.model, model, rate))
+    elif method == "reptile":
+        optimizer = reptile_adam(model, ADAM_PER_RATE * rate)
     elif method == "learned_optimizer":
         rule = StepRule(scale=p.inner_rate, generator=rng(0))
         rule.load_state_dict(start.extra)

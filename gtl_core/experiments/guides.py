@@ -44,7 +44,7 @@ from gtl_core.workers import parallel
 
 RIVALS = ("frozen", "plain", "further_frozen", "further_plain")
 BAR = ("frozen", "plain")
-TUNED_ON = ("first", "last")
+TUNED_ON = ("first", "careful", "last")
 CONDITION = ("arena", "head")
 EDGES = [i / 4 - 6 for i in range(25)]  # of histograms of log10 g
 GRID = [i / 200 for i in range(201)]  # of temperatures' curves
@@ -187,7 +187,7 @@ def run(parameters: GuidesParameters) -> pd.DataFrame:
     ]
     rows = []
     for job, score in zip(tuning, scores(tuning, "tuning"), strict=True):
-        rows += [_row(job, f"validation_{when}", a) for when, a in zip(TUNED_ON, score.mean(0), strict=True)]
+        rows += [_row(job, f"validation_{when}", a) for when, a in zip(("first", "last"), score.mean(0), strict=True)]
     chosen = {tuned_on: choose_rates(pd.DataFrame(rows), tuned_on) for tuned_on in TUNED_ON}
     tests = [
         Job(p, seed, arena, head, method, rate, "test")
@@ -401,7 +401,7 @@ def best_on_validation(frame: pd.DataFrame) -> dict[tuple[str, str, str], str]:
     """(tuned_on, arena, head) -> the scouted candidate with the highest validation accuracy at its best rate."""
     chosen = {}
     for tuned_on in TUNED_ON:
-        tuning = frame[frame["metric"] == f"validation_{tuned_on}"]
+        tuning = frame[frame["metric"] == ("validation_last" if tuned_on == "last" else "validation_first")]
         means = tuning.groupby([*CONDITION, "method", "learning_rate"], sort=False)["value"].mean()
         best = means.groupby(level=[*CONDITION, "method"], sort=False).max()
         for condition, of in best.groupby(level=list(CONDITION), sort=False):

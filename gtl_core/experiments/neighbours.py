@@ -148,7 +148,7 @@ class MetaTraining(Parameters):
             extra = {"generator": rng(self.pretraining.seed, "relation")} if self.method == "relation" else {}
             return getattr(compare, self.method)(model, episodes, learning_rate=rate, **extra)
         if self.method == "reptile":
-            adam = partial(_adam, learning_rate=rate)
+            adam = partial(reptile_adam, learning_rate=rate)
             size, generator = REPTILE_SHOTS * self.n_way // REPTILE_STEPS, rng(self.pretraining.seed, "reptile")
             return meta.reptile(model, episodes, optimizer=adam, batch_size=size, generator=generator)
         if self.method == "learned_optimizer":
@@ -397,8 +397,9 @@ def _extra(method: str, prepared: Prepared) -> dict[str, Tensor]:
     return {}
 
 
-def _adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.0, 0.999))  # as Reptile's authors
+def reptile_adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    """What Reptile trains tasks with, while it is prepared and on new ones. Source: Nichol et al. 2018, appendix A."""
+    return torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.0, 0.999))
 
 
 def _coral(source: Tensor, target: Tensor, progress: float, *, strength: float) -> Tensor:

@@ -26,7 +26,11 @@ GUIDES = {
     "further_frozen": "no guide: trained\nfurther, then frozen",
     "further_plain": "no guide: trained\nfurther, then plain",
 }
-WHEN = {"first": "rate tuned at the start", "last": "rate tuned at the end"}
+WHEN = {
+    "first": "rate tuned at the start",
+    "careful": "lowest rate as good at the start",
+    "last": "rate tuned at the end",
+}
 TEMPERATURES = ("freezing", "icy", "chilly", "room", "warm", "evaporating")
 OPTIMIZERS = {
     "SGD": ("#0072B2", "-"),
@@ -135,7 +139,7 @@ def guides_arenas(frame: pd.DataFrame) -> Figure:
     table, best = differences(frame), best_on_validation(frame)
     conditions = list(dict.fromkeys(table[["tuned_on", "arena", "head"]].itertuples(index=False, name=None)))
     conditions.sort(key=lambda c: list(dict.fromkeys(frame["arena"])).index(c[1]))
-    columns = min(5, len(conditions))
+    columns = min(6, len(conditions))
     rows = -(-len(conditions) // columns)
     figure, axes = panels(rows, columns, (1.6 + 2.3 * columns, 0.6 + 4.2 * rows), sharey=True)
     with mpl.rc_context(STYLE):
