@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from gtl_core import plots
 from gtl_core.experiments.one_shot import (
     GROUP,
     OneShotParameters,
@@ -114,3 +115,10 @@ def test_the_experiment_does_not_depend_on_the_number_of_workers(small):
     assert (
         same.sort_values(list(same)).reset_index(drop=True).equals(alone.sort_values(list(same)).reset_index(drop=True))
     )
+
+
+def test_figures_are_drawn_for_one_head_only():
+    only = {"tasks": SMALL["tasks"][:1], "heads": ["zero"]}
+    frame = run(OneShotParameters.parse(SMALL | only))
+    for name in ("", "_examples", "_rates", "_saturation"):
+        assert getattr(plots, f"one_shot{name}")(frame).axes

@@ -64,6 +64,7 @@ def one_shot(frame: pd.DataFrame) -> Figure:
     """Test accuracy by method with 95 % intervals: columns by task, rows by how rates were chosen."""
     frame = _methods_only(frame)
     tasks = list(dict.fromkeys(frame[["n_way", "n_shot"]].itertuples(index=False, name=None)))
+    conditions = _conditions(frame)
     figure, axes = panels(2, len(tasks), (3.2 * len(tasks) + 0.8, 6.4), sharey=True, sharex="col")
     with mpl.rc_context(STYLE):
         for row, tuned_on in zip(axes, ("first", "same"), strict=True):
@@ -71,15 +72,15 @@ def one_shot(frame: pd.DataFrame) -> Figure:
             test = test[test["metric"] == "accuracy"]
             for axis, (n_way, n_shot) in zip(row, tasks, strict=True):
                 of_task = test[(test["n_way"] == n_way) & (test["n_shot"] == n_shot)]
-                for y, (zero_point, head) in enumerate(CONDITIONS):
+                for y, (zero_point, head) in enumerate(conditions):
                     of = by_method(of_task[(of_task["zero_point"] == zero_point) & (of_task["head"] == head)])
                     for i, (m, values) in enumerate(of):
                         estimate = bootstrap(100 * by_seed_and_task(values))
                         at = y + 0.18 * (i - (len(of) - 1) / 2)
                         axis.hlines(at, estimate.low, estimate.high, color=COLORS[m], linewidth=2)
                         axis.plot(estimate.mean, at, "o", color=COLORS[m], markersize=5, label=LABELS[m])
-                axis.set(title=f"{n_way}-way {n_shot}-shot\n{TITLES[tuned_on]}", ylim=(len(CONDITIONS) - 0.5, -0.5))
-                axis.set(yticks=range(len(CONDITIONS)), yticklabels=CONDITIONS.values(), xlabel="accuracy (%)")
+                axis.set(title=f"{n_way}-way {n_shot}-shot\n{TITLES[tuned_on]}", ylim=(len(conditions) - 0.5, -0.5))
+                axis.set(yticks=range(len(conditions)), yticklabels=conditions.values(), xlabel="accuracy (%)")
                 axis.axvline(100 / n_way, color="#BBBBBB", linewidth=0.8, linestyle=":")
                 axis.label_outer()
         legend_below(figure)
@@ -129,10 +130,12 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
     """Accuracy on tuning episodes against the learning rate; bars below: the rates within two points of the best."""
     frame = _methods_only(frame)
     tasks = list(dict.fromkeys(frame[["n_way", "n_shot"]].itertuples(index=False, name=None)))
-    figure, axes = panels(len(CONDITIONS), len(tasks), (3.2 * len(tasks) + 0.6, 8.2), sharex=True, sharey=True)
+    conditions = _conditions(frame)
+    size = (3.2 * len(tasks) + 0.6, 1.0 + 2.4 * len(conditions))
+    figure, axes = panels(len(conditions), len(tasks), size, sharex=True, sharey=True)
     tuning, ranges = frame[frame["metric"] == "validation_first"], octaves(frame)
     with mpl.rc_context(STYLE):
-        for row, above, (zero_point, head) in zip(axes, [None, *axes[:-1]], CONDITIONS, strict=True):
+        for row, above, (zero_point, head) in zip(axes, [None, *axes[:-1]], conditions, strict=True):
             for column, (axis, (n_way, n_shot)) in enumerate(zip(row, tasks, strict=True)):
                 here = {"zero_point": zero_point, "head": head, "n_way": n_way, "n_shot": n_shot}
                 for i, (m, of) in enumerate(by_method(_where(tuning, here))):
@@ -140,7 +143,7 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
                     axis.plot(mean.index, mean, color=COLORS[m], marker="o", markersize=3, label=LABELS[m])
                     reach = _where(ranges, here | {"method": m}).iloc[0]
                     axis.hlines(-3 - 3.5 * i, reach["low"], reach["high"], color=COLORS[m], linewidth=3)
-                title = CONDITIONS[zero_point, head].replace("\n", " ")
+                title = conditions[zero_point, head].replace("\n", " ")
                 axis.set(title=f"{n_way}-way {n_shot}-shot, {title}", xscale="log", ylim=(-17, 100))
                 axis.set(yticks=range(0, 101, 20), xlabel="learning rate", ylabel="validation accuracy (%)")
                 axis.title.set_fontsize(9)
@@ -151,6 +154,12 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
                     above[column].tick_params(labelbottom=True)
         legend_below(figure)
     return figure
+
+
+def _conditions(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """Those of `CONDITIONS` that the frame has."""
+    found = set(frame[["zero_point", "head"]].itertuples(index=False, name=None))
+    return {condition: title for condition, title in CONDITIONS.items() if condition in found}
 
 
 def _where(frame: pd.DataFrame, values: dict[str, object]) -> pd.DataFrame:
