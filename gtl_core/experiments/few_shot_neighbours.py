@@ -14,8 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field, field_validator, model_validator
-from sklearn.linear_model import LogisticRegression
-from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
 from gtl_core.baselines import compare, meta, transfer
@@ -59,7 +57,7 @@ METHODS = (
 L2_STRENGTH = 0.1
 # What stands for a learning rate of gradient descent, so that these try as many values as the others:
 C_PER_RATE = 100  # the classifiers' C
-ADAM_PER_RATE = 0.01  # the rate of Adam, with which Reptile adapts
+ADAM_PER_RATE = 0.01  # the rate of Adam, with which Reptile adapts the network of the literature
 SIDE_BY_SIDE = 40  # support images trained together, see `stack`
 
 # With the standard backbone, on Omniglot, for 5-way 1-shot: Finn et al. 2017, Nichol et al. 2018, Snell et al. 2017.
@@ -443,6 +441,9 @@ def _one_by_one(job: Job, start: Start, inputs: Tensor, labels: Tensor) -> Predi
     if method == "nearest_mean":
         return transfer.nearest_mean(model, inputs, labels)
     if method in CLASSIFIERS:
+        from sklearn.linear_model import LogisticRegression  # slow to import, and figures import this module
+        from sklearn.svm import LinearSVC
+
         c = C_PER_RATE * job.learning_rate
         kind = {"logistic": LogisticRegression(C=c, max_iter=1000), "svm": LinearSVC(C=c, random_state=0)}[method]
         return transfer.classify_features(model, inputs, labels, classifier=kind)
@@ -478,7 +479,7 @@ def adapt(
         penalty = L2SP(model, L2_STRENGTH).penalty
     elif method == "layerwise":
         optimizer = torch.optim.SGD(_layerwise(start.model, model, rate))
-    elif method == "reptile":
+    elif method == "reptile" and p.backbone == "pooled_conv4":  # as published; from conv4 descent does better
         optimizer = reptile_adam(model, ADAM_PER_RATE * rate)
     elif method == "learned_optimizer":
         rule = StepRule(scale=p.inner_rate, generator=rng(0))
