@@ -142,13 +142,28 @@ def _pareto(axis: Axes, table: pd.DataFrame, cost: str) -> None:
         axis.axvline(floor, color="#DDDDDD", linewidth=0.8, linestyle=":", zorder=0)
         axis.annotate("none", (floor, 0.01), xycoords=("data", "axes fraction"), fontsize=8, color="#777777")
     places = axis.transLimits.transform(axis.transScale.transform(table[["cost", "error"]].to_numpy()))
-    table = table.assign(x=places[:, 0])
+    table = table.assign(x=places[:, 0], y=places[:, 1])
+    taken = [(x - 0.008, y - 0.012, x + 0.008, y + 0.012) for x, y in places]
     for _, of in table.groupby(fclusterdata(places, 0.035, "distance", metric="chebyshev")):  # dots that touch
         text = _ranges(of["number"])
-        left = of["x"].min() > 0.013 * len(text)  # there is room for it
-        at = of["cost"].min() if left else of["cost"].max(), of["error"].median()
-        side = {"xytext": (-5, -3), "ha": "right"} if left else {"xytext": (5, -3)}
-        axis.annotate(text, at, textcoords="offset points", fontsize=7, **side)
+        taken.append(_free_place(of, 0.0115 * len(text) + 0.004, 0.026, taken))
+        axis.text(*taken[-1][:2], text, transform=axis.transAxes, fontsize=7)
+
+
+def _free_place(dots: pd.DataFrame, width: float, height: float, taken: list[tuple[float, ...]]) -> tuple[float, ...]:
+    """Left, bottom, right and top of a label beside the dots, in shares of the axes: where it hides least."""
+    (left, right), (low, high) = ((dots[c].min(), dots[c].max()) for c in ("x", "y"))
+    middle, level, gap = (left + right - width) / 2, dots["y"].median() - height / 2, 0.014
+    corners = [(left - gap - width, level), (right + gap, level), (middle, high + gap), (middle, low - gap - height)]
+    places = [(x, y, x + width, y + height) for x, y in corners]
+
+    def hidden(place: tuple[float, ...]) -> int:
+        outside = min(place) < 0 or max(place) > 1
+        return outside + sum(
+            place[0] < box[2] and box[0] < place[2] and place[1] < box[3] and box[1] < place[3] for box in taken
+        )
+
+    return min(places, key=hidden)
 
 
 def _ranges(numbers: Iterable[int]) -> str:
