@@ -53,8 +53,9 @@ def test_numbers_are_those_of_the_paper_profile():
     computed |= set(own_model.verdicts(records.read("results/paper", "own_model"))["text"])
     for neighbours in (few_shot_neighbours, forgetting_neighbours, domain_shift):
         name = neighbours.__name__.rpartition(".")[2]
-        table = records.read("results/paper", name)
-        computed |= set(neighbours.ranking(table)["text"]) | set(re.findall(NUMBER, neighbours.verdict(table)))
+        computed |= set(neighbours.ranking(records.read("results/paper", name))["text"])
+    streams = records.read("results/paper", "forgetting_neighbours")
+    computed |= set(re.findall(NUMBER, forgetting_neighbours.verdict(streams)))  # what the guide adds to others
     computed |= set(guides.differences(records.read("results/paper", "guides"))["text"])
     toy = records.read("results/paper", "method")
     cases = dict(list(toy[toy["metric"] == "excess_loss"].groupby(["family", "method"])))
