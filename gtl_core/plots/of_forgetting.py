@@ -144,6 +144,7 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
                     axis.scatter(rate, mean[rate], s=80, facecolor="none", edgecolor=COLORS[m], linewidth=1.5)
                 axis.set(title=f"{HEADS[head]}: {VALIDATED[tuned_on]}", xscale="log", ylim=(0, 103))
                 axis.set(xlabel="learning rate", ylabel="validation accuracy (%)")
+                axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
                 axis.label_outer()
         legend_below(figure)
     return figure

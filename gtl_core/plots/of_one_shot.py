@@ -146,6 +146,7 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
                 title = conditions[zero_point, head].replace("\n", " ")
                 axis.set(title=f"{n_way}-way {n_shot}-shot, {title}", xscale="log", ylim=(-17, 100))
                 axis.set(yticks=range(0, 101, 20), xlabel="learning rate", ylabel="validation accuracy (%)")
+                axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
                 axis.title.set_fontsize(9)
                 axis.label_outer()
                 if not axis.lines:  # not every task is done without pretraining
