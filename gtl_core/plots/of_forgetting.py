@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gtl_core.plots.style import COLORS, HEADS, LABELS, STYLE, TUNED_ON, by_method, legend_below, panels
+from gtl_core.plots.style import COLORS, HEADS, LABELS, STYLE, TUNED_ON, by_method, legend_below, panels, rate_axis
 from gtl_core.stats import at_chosen_rates, choose_rates
 
 VALIDATED = {"first": "after the first examples", "last": "after the last example"}
@@ -142,9 +142,9 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
                     axis.plot(mean.index, mean, color=COLORS[m], marker="o", markersize=3, label=LABELS[m])
                     rate = chosen[(of["zero_point"].iloc[0], head, of["stream"].iloc[0], of["epochs"].iloc[0], m)]
                     axis.scatter(rate, mean[rate], s=80, facecolor="none", edgecolor=COLORS[m], linewidth=1.5)
-                axis.set(title=f"{HEADS[head]}: {VALIDATED[tuned_on]}", xscale="log", ylim=(0, 103))
-                axis.set(xlabel="learning rate", ylabel="validation accuracy (%)")
-                axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+                axis.set(title=f"{HEADS[head]}: {VALIDATED[tuned_on]}", ylim=(0, 103))
+                axis.set(ylabel="validation accuracy (%)")
+                rate_axis(axis)
                 axis.label_outer()
         legend_below(figure)
     return figure

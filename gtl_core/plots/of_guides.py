@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gtl_core.experiments.guides import best_on_validation, differences
-from gtl_core.plots.style import COLORS, HEADS, LABELS, STYLE, by_method, legend_below, panels
+from gtl_core.plots.style import COLORS, HEADS, LABELS, STYLE, by_method, legend_below, panels, rate_axis
 
 GUIDES = {
     "guided_tensor": "tensor scope",
@@ -182,9 +182,9 @@ def guides_rates(frame: pd.DataFrame) -> Figure:
             for m, of in by_method(of_arena):
                 mean = 100 * of.groupby("learning_rate")["value"].mean()
                 axis.plot(mean.index, mean, color=COLORS[m], marker="o", markersize=3, label=LABELS[m])
-            axis.set(title=f"{_arena(arena)}, {HEADS[head]}", xscale="log", ylim=(0, 102))
-            axis.set(xlabel="learning rate", ylabel="validation accuracy (%)")
-            axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+            axis.set(title=f"{_arena(arena)}, {HEADS[head]}", ylim=(0, 102))
+            axis.set(ylabel="validation accuracy (%)")
+            rate_axis(axis)
             axis.title.set_fontsize(8)
             axis.label_outer()
         for axis in axes.flat[len(conditions) :]:

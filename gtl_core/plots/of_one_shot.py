@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gtl_core.experiments.one_shot import along, octaves, pictures
-from gtl_core.plots.style import COLORS, LABELS, STYLE, by_method, legend_below, panels
+from gtl_core.plots.style import COLORS, LABELS, STYLE, by_method, legend_below, panels, rate_axis
 from gtl_core.stats import at_chosen_rates, bootstrap, by_seed_and_task
 
 CONDITIONS = {
@@ -144,9 +144,9 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
                     reach = _where(ranges, here | {"method": m}).iloc[0]
                     axis.hlines(-3 - 3.5 * i, reach["low"], reach["high"], color=COLORS[m], linewidth=3)
                 title = conditions[zero_point, head].replace("\n", " ")
-                axis.set(title=f"{n_way}-way {n_shot}-shot, {title}", xscale="log", ylim=(-17, 100))
-                axis.set(yticks=range(0, 101, 20), xlabel="learning rate", ylabel="validation accuracy (%)")
-                axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+                axis.set(title=f"{n_way}-way {n_shot}-shot, {title}", ylim=(-17, 100))
+                axis.set(yticks=range(0, 101, 20), ylabel="validation accuracy (%)")
+                rate_axis(axis)
                 axis.title.set_fontsize(9)
                 axis.label_outer()
                 if not axis.lines:  # not every task is done without pretraining

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -90,6 +91,12 @@ def panels(rows: int, columns: int, size: tuple[float, float], **share: bool | s
 
 def by_method(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(m, frame[frame["method"] == m]) for m in COLORS if m in set(frame["method"])]
+
+
+def rate_axis(axis: Axes) -> None:
+    """Learning rates, labelled by decade: matplotlib would label every step of a short range, one over the other."""
+    axis.set(xscale="log", xlabel="learning rate")
+    axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def legend_below(figure: Figure) -> None:
