@@ -33,7 +33,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import guided_step, meta_learning
 from benchmarks.measure import Ratio, alternate
 from gtl_core import Recipe, records, scout
-from gtl_core.backends import SIDE_BY_SIDE, stacked
+from gtl_core.backends import BACKENDS, choose, group_size
 from gtl_core.experiments.catalogue import EXPERIMENTS
 from gtl_core.models import conv4
 from gtl_core.plots import save
@@ -106,24 +106,25 @@ def cases() -> list[tuple[str, nn.Module, tuple[int, ...], int, int, Recipe, int
     """Kinds of scouts: name, network, an example's shape, examples, classes, recipe, threads of the loop, target."""
     image = (1, 28, 28)
     return [
-        ("MLP, Adam, 800 examples", mlp(), (25,), 800, 10, Recipe(1e-3, 5, 200, torch.optim.Adam), 1, ">= 4"),
-        ("conv4, SGD, 5 images", conv4(5, generator=rng(0)), image, 5, 5, Recipe(0.03, 20), 2, ">= 4"),
-        ("conv4, SGD, 25 images", conv4(5, generator=rng(0)), image, 25, 5, Recipe(0.03, 10), 2, ">= 1.8"),
-        ("conv4, SGD, 75 images", conv4(5, generator=rng(0)), image, 75, 5, Recipe(0.03, 5), 2, ""),
+        ("MLP, Adam, 800 examples", mlp(), (25,), 800, 10, Recipe(1e-3, 20, 200, torch.optim.Adam), 1, ">= 4"),
+        ("conv4, SGD, 5 images", conv4(5, generator=rng(0)), image, 5, 5, Recipe(0.03, 40), 2, ">= 4"),
+        ("conv4, SGD, 25 images", conv4(5, generator=rng(0)), image, 25, 5, Recipe(0.03, 20), 2, ">= 1.8"),
+        ("conv4, SGD, 75 images", conv4(5, generator=rng(0)), image, 75, 5, Recipe(0.03, 10), 2, ""),
     ]
 
 
 def scouting(rounds: int, pool: Executor) -> None:
     for name, model, shape, examples, n_way, recipe, threads, target in cases():
-        tasks = random_tasks(24, shape, examples, n_way)
+        tasks = random_tasks(16, shape, examples, n_way)
         plain = partial(plain_scouts, model, tasks, recipe, threads)
-        ours = partial(scout, model, tasks, recipe, executor=pool, backend="stacked")
+        backend = choose("auto", model, recipe, tasks)
+        ours = partial(scout, model, tasks, recipe, executor=pool, backend=backend)
         ratio = alternate(plain, ours, rounds)
         peak = peak_flops()
         work = operations(model, tasks[0][0][0]) * examples * recipe.epochs * len(tasks)
         steps = len(tasks) * recipe.epochs
         note = (
-            f"{1e3 * ratio.plain / steps:.2f} -> {1e3 * ratio.other / steps:.2f} ms per scout-epoch, "
+            f"{1e3 * ratio.plain / steps:.2f} -> {1e3 * ratio.other / steps:.2f} ms per scout-epoch ({backend}), "
             f"{work / ratio.other / CORES / peak:.0%} of peak ({peak / 1e9:.0f} GFLOP/s) on each of {CORES} cores"
         )
         line(f"scouting, {name}", f"plain loop, {threads} thread{'s' * (threads > 1)}", ratio, target, note)
@@ -132,17 +133,20 @@ def scouting(rounds: int, pool: Executor) -> None:
 def bounds() -> None:
     """What limits scouts side by side: the share of the time that products take, how near to the peak, what is next."""
     for name, model, shape, examples, n_way, recipe, _, _ in cases():
-        tasks = random_tasks(SIDE_BY_SIDE["cpu"], shape, examples, n_way)
-        stacked(model, recipe, tasks)
+        tasks = random_tasks(8, shape, examples, n_way)
+        backend = choose("auto", model, recipe, tasks)
+        tasks = tasks[: group_size(backend, model)]
+        side_by_side = BACKENDS[backend]
+        side_by_side(model, recipe, tasks)
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
-            stacked(model, recipe, tasks)
+            side_by_side(model, recipe, tasks)
         spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiled.key_averages()}
         total = sum(spent.values())
         products = sum(spent.pop(key) for key in list(spent) if re.search("mm$|convolution", key))
         work = operations(model, tasks[0][0][0]) * examples * recipe.epochs * len(tasks)
         most = sorted(spent, key=spent.get, reverse=True)[:5]
         note = f"products {products / total:.0%} of the time, at {1e6 * work / products / peak_flops():.0%} of peak; "
-        line(f"bounds, {name}", "", None, "", note + ", ".join(f"{key} {spent[key] / total:.0%}" for key in most))
+        line(f"bounds, {name}", backend, None, "", note + ", ".join(f"{key} {spent[key] / total:.0%}" for key in most))
 
 
 def guided(rounds: int) -> None:
@@ -221,7 +225,7 @@ result = [time.perf_counter() - begin, [name for name in heavy if name in sys.mo
 
 
 def memory() -> None:
-    for backend in ("loop", "stacked"):
+    for backend in ("loop", "stacked"):  # what `auto` takes for so many images
         used, torchs = in_a_fresh_process(SCOUTS.format(backend=backend))
         note = f"{used:.0f} MB; torch itself loads {torchs:.0f} MB at that step"
         line(f"60 conv4 scouts, 25 images, {backend}", "peak after one plain step", None, "<= 60 MB", note)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
+from gtl_core.stacked import stack
 from gtl_core.tape import Taped
 from gtl_core.training import Recipe
 
@@ -25,6 +26,8 @@ Scouts = list[Mapping[str, Tensor]]
 
 # Scouts in a group. On a CPU more of them leave the cache; a GPU is idle with fewer.
 SIDE_BY_SIDE = {"cpu": 4, "cuda": 64}
+REPLAYED = 8  # the same where steps are replayed: those are for fewer examples
+MOST_IMAGES = 100  # in a replayed step of all scouts: with more, patches of images would take the memory and the time
 PROBED_STEPS = 8
 
 # Those that treat every number by itself, and so do not notice that a tensor holds several scouts.
@@ -50,10 +53,30 @@ def stacked(model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> Scouts:
 
     Raises TypeError for others, and for parameters that are shared or frozen.
     """
-    if not all(p.requires_grad for p in model.parameters()):
-        raise TypeError("cannot stack a network with frozen parameters")
+    _check_all_trained(model)
     network = Taped([model] * len(tasks))
     return _side_by_side(network, recipe, tasks, dict(network.network.named_parameters()))
+
+
+def replayed(model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> Scouts:
+    """The same, with a step that is prepared once and replayed, see `program.Program`: for a few images, or vectors.
+
+    Raises TypeError as `stacked` does, for other devices than a CPU, and for more than ``MOST_IMAGES`` in a step.
+    """
+    _check_all_trained(model)
+    inputs = tasks[0][0]
+    n_images = len(tasks) * min(len(inputs), recipe.batch_size or len(inputs))
+    if inputs.dim() > 2 and n_images > MOST_IMAGES:
+        raise TypeError(f"a step of {n_images} images is not replayed, at most one of {MOST_IMAGES}")
+    if inputs.is_cuda:
+        raise TypeError("steps are replayed on a CPU only")
+    network = stack([model] * len(tasks))
+    return _side_by_side(network, recipe, tasks, dict(network.named_parameters()))
+
+
+def _check_all_trained(model: nn.Module) -> None:
+    if not all(p.requires_grad for p in model.parameters()):
+        raise TypeError("cannot stack a network with frozen parameters")
 
 
 def vmapped(model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> Scouts:
@@ -95,7 +118,7 @@ def _side_by_side(network: nn.Module, recipe: Recipe, tasks: Sequence[Task], cop
     return [{name: p.detach()[s] for name, p in copies.items()} for s in range(len(tasks))]
 
 
-BACKENDS = {"loop": loop, "stacked": stacked, "vmap": vmapped}
+BACKENDS = {"loop": loop, "stacked": stacked, "replayed": replayed, "vmap": vmapped}
 
 
 def choose(backend: str, model: nn.Module, train_one: Recipe | Callable, tasks: Sequence[Task]) -> str:
@@ -154,7 +177,9 @@ def _wait(device: torch.device) -> None:
 
 def group_size(backend: str, model: nn.Module) -> int:
     """How many scouts ``backend`` trains at once."""
-    return 1 if backend == "loop" else SIDE_BY_SIDE.get(next(model.parameters()).device.type, 1)
+    if backend in ("loop", "replayed"):
+        return 1 if backend == "loop" else REPLAYED
+    return SIDE_BY_SIDE.get(next(model.parameters()).device.type, 1)
 
 
 def groups(tasks: Iterable, size: int) -> Iterator[list]:

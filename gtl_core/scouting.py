@@ -37,10 +37,11 @@ def scout(
         tasks and ``train_one`` must then be picklable (no local functions). The result does not depend on it, since
         displacements are added in the order of the tasks, as long as ``train_one`` draws random numbers from a
         generator of its own, seeded by the task, and every process has the same number of threads.
-    backend: how a recipe is carried out. ``loop`` trains one scout after the other, ``stacked`` a few at once for
-        networks of common layers, ``vmap`` for any that `torch.func.vmap` can take; they agree up to rounding. ``auto``
-        takes the one that is fastest in a short trial, and logs it (``gtl_core.backends``, level info): name one where
-        the last bit matters. A function always runs in the loop.
+    backend: how a recipe is carried out. ``loop`` trains one scout after the other; ``stacked``, and ``replayed`` where
+        a step has a few images, or vectors, and a CPU, train several at once for networks of common layers; ``vmap``
+        does for any network that `torch.func.vmap` can take. They agree up to rounding. ``auto`` takes the one that is
+        fastest in a short trial, and logs it (``gtl_core.backends``, level info): name one where the last bit matters.
+        A function always runs in the loop.
 
     A scout that ends non-finite is left out, with a RuntimeWarning. Raises ValueError if there are no tasks, if every
     scout diverged, if no parameter moved, or if there is no such backend; TypeError, if the backend cannot train this
@@ -67,7 +68,7 @@ def _send(model, tasks, train_one, executor, backend) -> Iterator[Mapping[str, T
     if isinstance(train_one, Recipe):
         tasks = map(inputs_and_labels, tasks)
         if backend == "auto":
-            first = list(islice(tasks, group_size("stacked", model)))
+            first = list(islice(tasks, max(group_size(name, model) for name in BACKENDS)))
     backend = choose(backend, model, train_one, first)
     parties = groups(chain(first, tasks), group_size(backend, model))
     if executor is None:

@@ -68,17 +68,17 @@ def tasks(n: int, shape: tuple[int, ...], examples: int = 9, recipe: Recipe = RE
     return [(torch.randn(examples, *shape, generator=rng(1, i)), y) for i, y in enumerate(labels)]
 
 
-@pytest.mark.parametrize("backend", ["stacked", "vmap"])
+@pytest.mark.parametrize("backend", ["stacked", "replayed", "vmap"])
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_backend_finds_what_the_loop_finds(network, recipe, backend):
     make, shape = NETWORKS[network]
-    some = tasks(6, shape, recipe=recipe)  # a full group and a smaller one
+    some = tasks(10, shape, recipe=recipe)  # a full group and a smaller one
     model = make()
     before = {name: p.clone() for name, p in model.named_parameters()}
     one_by_one = scout(model, some, recipe, backend="loop")
     side_by_side = scout(model, some, recipe, backend=backend)
-    assert side_by_side.count == one_by_one.count == 6
+    assert side_by_side.count == one_by_one.count == 10
     for name, expected in one_by_one.mean.items():
         assert expected.any()
         scale = expected.abs().max().item()
@@ -118,8 +118,9 @@ def test_auto_says_what_it_chose(caplog):
         scout(unknown, tasks(2, (6,)), RECIPES["SGD"])
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0].startswith("backend ") and "'stacked'" in messages[0]
-    assert "backend stacked cannot train this network: cannot stack a Softplus" in messages[1]
-    assert "'stacked'" not in messages[2] and "'vmap'" in messages[2]
+    for name, message in zip(("stacked", "replayed"), messages[1:3], strict=True):
+        assert f"backend {name} cannot train this network: cannot stack a Softplus" in message
+    assert "'stacked'" not in messages[3] and "'vmap'" in messages[3]
 
 
 def test_a_trial_draws_no_random_numbers_and_one_task_needs_none():
@@ -175,7 +176,7 @@ def test_a_recipe_says_what_a_task_must_be():
 def test_refusals():
     some, recipe = tasks(2, (6,)), RECIPES["SGD"]
     refused = partial(scout, mlp(), some)
-    with pytest.raises(ValueError, match="backend = 'stack': must be one of auto, loop, stacked, vmap"):
+    with pytest.raises(ValueError, match="backend = 'stack': must be one of auto, loop, stacked, replayed, vmap"):
         refused(recipe, backend="stack")
     with pytest.raises(TypeError, match="backend = 'stacked' needs a Recipe"):
         refused(lambda model, task: recipe(model, task), backend="stacked")
@@ -183,8 +184,11 @@ def test_refusals():
         scout(nn.Sequential(nn.Linear(6, 3), nn.Softplus()), some, recipe, backend="stacked")
     frozen = mlp()
     frozen[0].weight.requires_grad_(False)
-    with pytest.raises(TypeError, match="cannot stack a network with frozen parameters"):
-        scout(frozen, some, recipe, backend="stacked")
+    for backend in ("stacked", "replayed"):
+        with pytest.raises(TypeError, match="cannot stack a network with frozen parameters"):
+            scout(frozen, some, recipe, backend=backend)
+    with pytest.raises(TypeError, match="a step of 104 images is not replayed, at most one of 100"):
+        scout(conv4(3, 4, generator=rng(0)), tasks(8, (1, 28, 28), 13), recipe, backend="replayed")
     left = scout(frozen, some, recipe, backend="vmap")
     assert not left.mean["0.weight"].any() and left.mean["0.bias"].any()
     adafactor = Recipe(0.1, epochs=1, optimizer=torch.optim.Adafactor)
