@@ -33,7 +33,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import guided_step, meta_learning
 from benchmarks.measure import Ratio, alternate
 from gtl_core import Recipe, records, scout
-from gtl_core.backends import BACKENDS, choose, group_size
+from gtl_core.backends import BACKENDS, REPLAYED, choose, group_size
 from gtl_core.experiments.catalogue import EXPERIMENTS
 from gtl_core.models import conv4
 from gtl_core.plots import save
@@ -113,11 +113,20 @@ def cases() -> list[tuple[str, nn.Module, tuple[int, ...], int, int, Recipe, int
     ]
 
 
+@cache
+def chosen() -> dict[str, str]:
+    """The backend that ``auto`` takes for each kind of scouts, once for all sections: the clock chooses."""
+    return {
+        name: choose("auto", model, recipe, random_tasks(REPLAYED, shape, examples, n_way))
+        for name, model, shape, examples, n_way, recipe, *_ in cases()
+    }
+
+
 def scouting(rounds: int, pool: Executor) -> None:
     for name, model, shape, examples, n_way, recipe, threads, target in cases():
         tasks = random_tasks(16, shape, examples, n_way)
         plain = partial(plain_scouts, model, tasks, recipe, threads)
-        backend = choose("auto", model, recipe, tasks)
+        backend = chosen()[name]
         ours = partial(scout, model, tasks, recipe, executor=pool, backend=backend)
         ratio = alternate(plain, ours, rounds)
         peak = peak_flops()
@@ -133,9 +142,8 @@ def scouting(rounds: int, pool: Executor) -> None:
 def bounds() -> None:
     """What limits scouts side by side: the share of the time that products take, how near to the peak, what is next."""
     for name, model, shape, examples, n_way, recipe, _, _ in cases():
-        tasks = random_tasks(8, shape, examples, n_way)
-        backend = choose("auto", model, recipe, tasks)
-        tasks = tasks[: group_size(backend, model)]
+        backend = chosen()[name]
+        tasks = random_tasks(group_size(backend, model), shape, examples, n_way)
         side_by_side = BACKENDS[backend]
         side_by_side(model, recipe, tasks)
         with profile(activities=[ProfilerActivity.CPU]) as profiled:

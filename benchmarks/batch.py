@@ -56,7 +56,6 @@ NOTEBOOKS = {
     "07_forgetting_neighbours": forgetting_neighbours,
     "08_domain_shift": domain_shift,
 }
-ONE_BY_ONE = (*few_shot_neighbours.CLASSIFIERS, "nearest_mean", *few_shot_neighbours.COMPARE, "meta_sgd")
 
 
 class Enough(Exception):
@@ -160,7 +159,7 @@ def clock_of(notebook: str, p, n: int) -> Clock:
 
     def results(jobs: Sequence, start_of: Callable, description: str) -> list:
         pairs = [(job, untrained(p, job.seed, job.variant, job.factor)) for job in jobs]
-        pairs = [pair for pair in pairs if pair[0].variant.method not in ONE_BY_ONE]
+        pairs = [pair for pair in pairs if pair[0].variant.method not in few_shot_neighbours.ONE_BY_ONE]
         clock.parallel(few_shot_neighbours.run_job, pairs, 1, description)
         return [(torch.zeros(1).numpy(), 0.0)] * len(jobs)
 
@@ -180,8 +179,11 @@ def clock_of(notebook: str, p, n: int) -> Clock:
 
 
 def clock_of_scouts(steps: Sequence[Scouting], n: int) -> Clock:
+    def send(step: Scouting) -> Displacement:
+        return step.scout(None)
+
     clock = Clock(n)
-    clock.sample(*[lambda step: step.scout(None)] * 2, steps)
+    clock.sample(send, send, steps)
     return clock
 
 

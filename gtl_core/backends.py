@@ -68,7 +68,7 @@ def replayed(model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> Scouts:
     n_images = len(tasks) * min(len(inputs), recipe.batch_size or len(inputs))
     if inputs.dim() > 2 and n_images > MOST_IMAGES:
         raise TypeError(f"a step of {n_images} images is not replayed, at most one of {MOST_IMAGES}")
-    if inputs.is_cuda:
+    if inputs.device.type != "cpu":
         raise TypeError("steps are replayed on a CPU only")
     network = stack([model] * len(tasks))
     return _side_by_side(network, recipe, tasks, dict(network.named_parameters()))
@@ -177,9 +177,8 @@ def _wait(device: torch.device) -> None:
 
 def group_size(backend: str, model: nn.Module) -> int:
     """How many scouts ``backend`` trains at once."""
-    if backend in ("loop", "replayed"):
-        return 1 if backend == "loop" else REPLAYED
-    return SIDE_BY_SIDE.get(next(model.parameters()).device.type, 1)
+    others = SIDE_BY_SIDE.get(next(model.parameters()).device.type, 1)
+    return {"loop": 1, "replayed": REPLAYED}.get(backend, others)
 
 
 def groups(tasks: Iterable, size: int) -> Iterator[list]:

@@ -48,6 +48,7 @@ from gtl_core.workers import parallel
 FROZEN = {"freeze_1": 1, "freeze_2": 2, "freeze_3": 3, "frozen": 4, "anil": 4}
 CLASSIFIERS = ("logistic", "svm")
 SETTLED = ("nearest_mean", *COMPARE, "meta_sgd", "learned_optimizer")  # adaptations without a rate to choose
+ONE_BY_ONE = (*CLASSIFIERS, "nearest_mean", *COMPARE, "meta_sgd")  # what is not trained side by side
 GUIDED = ("guided_tensor", "guided_network", "guided_reptile", "guided_hard_sharing")
 META = neighbours.META_METHODS
 METHODS = (
@@ -414,7 +415,7 @@ def run_job(job_and_start: tuple[Job, Start]) -> tuple[np.ndarray, float]:
 
 def _accuracies(job: Job, start: Start, episodes: Sequence[Episode]) -> Iterator[tuple[np.ndarray, float]]:
     p, v = job.parameters, job.variant
-    if v.method in (*CLASSIFIERS, "nearest_mean", *COMPARE, "meta_sgd"):
+    if v.method in ONE_BY_ONE:
         for episode in episodes:
             begin = time.perf_counter()
             predict = _one_by_one(job, start, *labelled(episode.support))

@@ -142,8 +142,7 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
                     axis.plot(mean.index, mean, color=COLORS[m], marker="o", markersize=3, label=LABELS[m])
                     rate = chosen[(of["zero_point"].iloc[0], head, of["stream"].iloc[0], of["epochs"].iloc[0], m)]
                     axis.scatter(rate, mean[rate], s=80, facecolor="none", edgecolor=COLORS[m], linewidth=1.5)
-                axis.set(title=f"{HEADS[head]}: {VALIDATED[tuned_on]}", ylim=(0, 103))
-                axis.set(ylabel="validation accuracy (%)")
+                axis.set(title=f"{HEADS[head]}: {VALIDATED[tuned_on]}", ylim=(0, 103), ylabel="validation accuracy (%)")
                 rate_axis(axis)
                 axis.label_outer()
         legend_below(figure)

@@ -182,8 +182,7 @@ def guides_rates(frame: pd.DataFrame) -> Figure:
             for m, of in by_method(of_arena):
                 mean = 100 * of.groupby("learning_rate")["value"].mean()
                 axis.plot(mean.index, mean, color=COLORS[m], marker="o", markersize=3, label=LABELS[m])
-            axis.set(title=f"{_arena(arena)}, {HEADS[head]}", ylim=(0, 102))
-            axis.set(ylabel="validation accuracy (%)")
+            axis.set(title=f"{_arena(arena)}, {HEADS[head]}", ylim=(0, 102), ylabel="validation accuracy (%)")
             rate_axis(axis)
             axis.title.set_fontsize(8)
             axis.label_outer()
