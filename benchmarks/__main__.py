@@ -32,15 +32,16 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import guided_step, meta_learning
 from benchmarks.measure import Ratio, alternate
-from gtl_core import Recipe, records, scout
-from gtl_core.backends import BACKENDS, REPLAYED, choose, group_size
-from gtl_core.experiments.catalogue import EXPERIMENTS
-from gtl_core.models import conv4
-from gtl_core.plots import save
-from gtl_core.stacked import stack, stacked_cross_entropy
+from gtl_core import Recipe, scout
+from experiments import records
+from gtl_core._engine.backends import BACKENDS, REPLAYED, choose, group_size
+from experiments.catalogue import EXPERIMENTS
+from experiments.models import conv4
+from experiments.style import save
+from gtl_core._engine.stacked import stack, stacked_cross_entropy
 from gtl_core.tasks import rng
 from gtl_core.training import fit
-from gtl_core.workers import single_thread
+from experiments.workers import single_thread
 
 CORES = 2
 MLP = (25, 80, 80, 80, 80, 10)
@@ -199,9 +200,9 @@ def in_a_fresh_process(code: str) -> dict[str, float]:
 SCOUTS = """
 import torch
 from gtl_core import Recipe, scout
-from gtl_core.models import conv4
+from experiments.models import conv4
 from gtl_core.tasks import rng
-from gtl_core.workers import peak_memory, single_thread
+from experiments.workers import peak_memory, single_thread
 single_thread()
 imported = peak_memory()
 model = conv4(5, generator=rng(0))
@@ -215,7 +216,7 @@ result = (peak_memory() - before) / 2**20, (before - imported) / 2**20
 ACCUMULATION = """
 import torch
 from gtl_core import Displacement
-from gtl_core.workers import peak_memory
+from experiments.workers import peak_memory
 one = {name: torch.rand(1000, 1000) for name in "abcdefghij"}
 torch.add(one["a"], 1)
 before = peak_memory()

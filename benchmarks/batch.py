@@ -25,8 +25,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from gtl_core import Displacement, records
-from gtl_core.baselines.learned_optimizer import StepRule
+from gtl_core import Displacement
+from experiments import records
+from experiments.baselines.learned_optimizer import StepRule
 from gtl_core.experiments import (
     domain_shift,
     few_shot_neighbours,
@@ -38,12 +39,12 @@ from gtl_core.experiments import (
     one_shot,
     preparation,
 )
-from gtl_core.experiments.catalogue import EXPERIMENTS
-from gtl_core.experiments.preparation import Pretraining, Scouting
-from gtl_core.models import conv4
-from gtl_core.stats import choose_rates
+from experiments.catalogue import EXPERIMENTS
+from experiments.preparations.pretraining import Pretraining, Scouting
+from experiments.models import conv4
+from experiments.statistics import choose_rates
 from gtl_core.tasks import rng
-from gtl_core.workers import single_thread
+from experiments.workers import single_thread
 from workflow import common
 
 STREAMS = (forgetting, forgetting_neighbours)  # whose jobs train all their streams at once

@@ -20,9 +20,9 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.measure import Ratio, alternate
 from gtl_core import Guide, Guided
-from gtl_core.models import conv4
+from experiments.models import conv4
 from gtl_core.tasks import rng
-from gtl_core.workers import single_thread
+from experiments.workers import single_thread
 
 OPTIMIZERS = {
     "SGD": lambda ps: torch.optim.SGD(ps, lr=1e-4),

@@ -22,12 +22,12 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from benchmarks.measure import Ratio, alternate
-from gtl_core.baselines.backbones import pooled_conv4
-from gtl_core.baselines.meta import meta_loss
-from gtl_core.models import conv4
-from gtl_core.stacked import stack
+from experiments.baselines.backbones import pooled_conv4
+from experiments.baselines.meta import meta_loss
+from experiments.models import conv4
+from gtl_core._engine.stacked import stack
 from gtl_core.tasks import Episode, labelled, rng
-from gtl_core.workers import single_thread
+from experiments.workers import single_thread
 
 RATE = 0.4
 

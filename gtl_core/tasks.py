@@ -6,43 +6,16 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
-from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import Subset
-
-if TYPE_CHECKING:  # class subsets of a reader's own dataset need torch only
-    from gtl_core.data import Dataset
-
-# Shares of the background classes; the test classes are the dataset's evaluation alphabets.
-SPLIT = {"pretraining": 0.6, "scouting": 0.25, "validation": 0.15}
+from torch.utils.data import Dataset, Subset
 
 
 def rng(seed: int, *purpose: str | int) -> torch.Generator:
     """An independent generator for each (seed, purpose): adding a method or a task never shifts another one's draws."""
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def split_classes(dataset: Dataset, seed: int) -> dict[str, Tensor]:
-    """Class indices for ``pretraining``, ``scouting``, ``validation`` (tuning) and ``test``, disjoint.
-
-    Whole alphabets only, so that tuning meets what testing meets: alphabets never seen before. Background alphabets are
-    dealt at random (``seed``) to the purpose that is furthest below its share; the test classes are always the same.
-    """
-    members: dict[str, list[int]] = {}
-    for c in (~dataset.evaluation).nonzero().flatten().tolist():
-        members.setdefault(dataset.alphabets[c], []).append(c)
-    split: dict[str, list[int]] = {purpose: [] for purpose in SPLIT}
-    names = sorted(members)
-    for i in torch.randperm(len(names), generator=rng(seed, "split")).tolist():
-        emptiest = min(SPLIT, key=lambda purpose: len(split[purpose]) / SPLIT[purpose])
-        split[emptiest] += members[names[i]]
-    split["test"] = dataset.evaluation.nonzero().flatten().tolist()
-    return {purpose: torch.tensor(sorted(classes)) for purpose, classes in split.items()}
 
 
 @dataclass(frozen=True)
@@ -56,20 +29,21 @@ class Episode:
 
 
 def sample_episode(
-    dataset: Dataset, classes: Tensor, n_way: int, n_shot: int, n_query: int, generator: torch.Generator
+    examples: Tensor, classes: Tensor, n_way: int, n_shot: int, n_query: int, generator: torch.Generator
 ) -> Episode:
-    """Draw ``n_way`` of ``classes``, and for each of them different drawers for support and query.
+    """Draw ``n_way`` of ``classes``, and for each of them different examples for support and query.
 
+    examples: uint8 images of all classes, as many of each, [n_classes, n_drawers, 28, 28]; classes: indices into them.
     Raises ValueError if there are not enough classes or drawers.
     """
-    n_drawers = dataset.examples.shape[1]
+    n_drawers = examples.shape[1]
     if n_way > len(classes):
         raise ValueError(f"n_way = {n_way}: at most {len(classes)}, the number of classes to draw from")
     if n_shot + n_query > n_drawers:
         raise ValueError(f"n_shot + n_query = {n_shot + n_query}: at most {n_drawers}, the number of drawers")
     chosen = classes[torch.randperm(len(classes), generator=generator)[:n_way]]
     drawers = torch.stack([torch.randperm(n_drawers, generator=generator)[: n_shot + n_query] for _ in range(n_way)])
-    images = to_float(dataset.examples[chosen[:, None], drawers])
+    images = to_float(examples[chosen[:, None], drawers])
     return Episode(chosen, images[:, :n_shot], images[:, n_shot:])
 
 
@@ -77,13 +51,6 @@ def labelled(images: Tensor) -> tuple[Tensor, Tensor]:
     """[n_way, n, ...] grouped by class -> inputs [n_way * n, ...] and labels [n_way * n]."""
     n_way, n = images.shape[:2]
     return images.flatten(0, 1), torch.arange(n_way).repeat_interleave(n)
-
-
-def random_affine(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Each image [N, 1, H, W] turned, sheared, scaled and shifted a little: the entries of its 2x3 matrix, in units of
-    half the image's width, differ from the identity's by normal noise of standard deviation ``strength``."""
-    matrices = torch.eye(2, 3) + strength * torch.randn(len(images), 2, 3, generator=generator)
-    return grid_sample(images, affine_grid(matrices, images.shape, align_corners=False), align_corners=False)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -94,7 +61,7 @@ def to_float(images: Tensor) -> Tensor:
 class ClassSubset(Subset):
     """Some examples of any labelled torch dataset, with labels of their own: one task for a scout."""
 
-    def __init__(self, dataset: TorchDataset, indices: Sequence[int], labels: Sequence[int]) -> None:
+    def __init__(self, dataset: Dataset, indices: Sequence[int], labels: Sequence[int]) -> None:
         super().__init__(dataset, indices)
         self.labels = labels
 
@@ -106,7 +73,7 @@ class ClassSubset(Subset):
 
 
 def class_subsets(
-    dataset: TorchDataset,
+    dataset: Dataset,
     n_way: int,
     n_tasks: int,
     generator: torch.Generator,

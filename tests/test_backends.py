@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from gtl_core import scout
-from gtl_core.backends import groups
-from gtl_core.models import conv4
+from gtl_core._engine.backends import groups
+from experiments.models import conv4
 from gtl_core.tasks import rng
 from gtl_core.training import Recipe, fit
 
@@ -112,7 +112,7 @@ def test_a_diverging_scout_leaves_its_neighbours_alone():
 
 
 def test_auto_says_what_it_chose(caplog):
-    with caplog.at_level(logging.INFO, "gtl_core.backends"):
+    with caplog.at_level(logging.INFO, "gtl_core._engine.backends"):
         scout(mlp(), tasks(3, (6,)), RECIPES["SGD"])
         unknown = nn.Sequential(nn.Linear(6, 3), nn.Softplus())
         scout(unknown, tasks(2, (6,)), RECIPES["SGD"])

@@ -10,24 +10,25 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from gtl_core import Guide, Guided
-from gtl_core.baselines.backbones import pooled_conv4
-from gtl_core.baselines.compare import Relation, attention, matching, prototypes, prototypical, relation
-from gtl_core.baselines.domain import DANN, Reversal, coral, no_alignment, pretrain_across
-from gtl_core.baselines.few_shot import TRAINING, TWICE, Episodes, accuracies, side_by_side
-from gtl_core.baselines.learned_optimizer import (
+from experiments.baselines.backbones import pooled_conv4
+from experiments.baselines.compare import Relation, attention, matching, prototypes, prototypical, relation
+from experiments.baselines.domain import DANN, Reversal, coral, no_alignment, pretrain_across
+from experiments.baselines.few_shot import TRAINING, TWICE, Episodes, accuracies, side_by_side
+from experiments.baselines.learned_optimizer import (
     LearnedOptimizer,
     StepRule,
     learn_optimizer,
     preprocess,
     unrolled_loss,
 )
-from gtl_core.baselines.meta import anil, descend, fomaml, maml, meta_loss, meta_sgd, reptile
-from gtl_core.baselines.multitask import hard_sharing, soft_sharing, spread
-from gtl_core.baselines.transfer import fine_tune, nearest_mean
-from gtl_core.data import load
-from gtl_core.models import conv4, new_head
-from gtl_core.stacked import stack
-from gtl_core.tasks import Episode, labelled, rng, split_classes
+from experiments.baselines.meta import anil, descend, fomaml, maml, meta_loss, meta_sgd, reptile
+from experiments.baselines.multitask import hard_sharing, soft_sharing, spread
+from experiments.baselines.transfer import fine_tune, nearest_mean
+from experiments.data import load
+from experiments.models import conv4, new_head
+from gtl_core._engine.stacked import stack
+from experiments.data.splits import split_classes
+from gtl_core.tasks import Episode, labelled, rng
 
 
 # Adam turns rounding errors into whole steps where gradients vanish, as those of biases do in front of a GroupNorm with

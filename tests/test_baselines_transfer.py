@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from gtl_core import Guide, Guided
-from gtl_core.baselines.backbones import pooled_conv4
-from gtl_core.baselines.continual import EWC, L2SP, Anchor, Memory, Replay, SynapticIntelligence, fisher, follow
-from gtl_core.baselines.few_shot import Episodes, Prepared, accuracies, measured
-from gtl_core.baselines.transfer import (
+from experiments.baselines.backbones import pooled_conv4
+from experiments.baselines.continual import EWC, L2SP, Anchor, Memory, Replay, SynapticIntelligence, fisher, follow
+from experiments.baselines.few_shot import Episodes, Prepared, accuracies, measured
+from experiments.baselines.transfer import (
     classify_features,
     fine_tune,
     layers,
@@ -21,11 +21,12 @@ from gtl_core.baselines.transfer import (
     nearest_mean,
     probe_then_fine_tune,
 )
-from gtl_core.data import load
-from gtl_core.experiments import forgetting
-from gtl_core.models import conv4
-from gtl_core.stacked import stack, stack_guide, stacked_cross_entropy
-from gtl_core.tasks import labelled, rng, split_classes
+from experiments.data import load
+from experiments.e03_forgetting import run as forgetting
+from experiments.models import conv4
+from gtl_core._engine.stacked import stack, stack_guide, stacked_cross_entropy
+from experiments.data.splits import split_classes
+from gtl_core.tasks import labelled, rng
 from gtl_core.training import fit
 
 

@@ -41,8 +41,8 @@ PACKAGE = {
         from dataclasses import dataclass, field
         from typing import Literal
         from gtl_core.drawing import draw
-        from gtl_core.experiments.parameters import NotebookParameters, ParameterError
-        from gtl_core.experiments.preparation import Step
+        from experiments.parameters import NotebookParameters, ParameterError
+        from experiments.preparations.pretraining import Step
 
         class ToyParameters(NotebookParameters):
             dataset: Literal["glyphs", "omniglot"]
@@ -71,7 +71,7 @@ PACKAGE = {
         }
     """,
     "experiments/preparation.py": """
-        from gtl_core.experiments.parameters import Parameters
+        from experiments.parameters import Parameters
 
         class Step(Parameters):
             kind: str = "step"
@@ -265,7 +265,7 @@ def test_an_edit_reruns_what_it_touches_and_nothing_else(done, edited, expected)
 @pytest.mark.parametrize("name", ["method", "one_shot", "xor", "forgetting", "scaling"])
 def test_in_the_real_project_a_notebook_depends_on_no_other_experiment(name):
     code = (
-        "import common; from gtl_core.experiments.catalogue import EXPERIMENTS\n"
+        "import common; from experiments.catalogue import EXPERIMENTS\n"
         f"notebook = next(e.notebook for e in EXPERIMENTS.values() if e.name == {name!r})\n"
         "files = {f'gtl_core/experiments/{e.name}.py' for e in EXPERIMENTS.values()}\n"
         "print(*files.intersection(common.uses(f'notebooks/{notebook}.ipynb')))"

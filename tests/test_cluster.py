@@ -18,11 +18,12 @@ from distributed import Client
 from test_scouting import network
 from test_workers import draw
 
-from gtl_core import scout, workers
-from gtl_core.experiments import xor
-from gtl_core.experiments.parameters import ParameterError
+from gtl_core import scout
+from experiments import workers
+from experiments.e02_xor import run as xor
+from experiments.parameters import ParameterError
 from gtl_core.training import fit
-from gtl_core.workers import WorkerError, parallel
+from experiments.workers import WorkerError, parallel
 
 ROOT = Path(__file__).resolve().parent.parent
 XOR = dict(

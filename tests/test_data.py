@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gtl_core import data
+from experiments import data
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = os.environ.get("GTL_DATA_DIR")  # before the fixtures take it away
@@ -253,7 +253,7 @@ def test_full_disk_leaves_no_half_cache(shelf, home, monkeypatch):
 
 def test_two_processes_can_start_together(shelf, home):
     script = f"""
-import pathlib, gtl_core.data as data
+import pathlib, experiments.data as data
 data._folder = lambda: pathlib.Path({str(home)!r})
 data.ARCHIVES = {data.ARCHIVES!r}
 print(data.omniglot().digest)

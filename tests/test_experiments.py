@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from gtl_core.experiments.catalogue import EXPERIMENTS
-from gtl_core.experiments.forgetting import (
+from experiments.catalogue import EXPERIMENTS
+from experiments.e03_forgetting.run import (
     Course,
     ForgettingParameters,
     Variant,
@@ -18,12 +18,12 @@ from gtl_core.experiments.forgetting import (
     run,
     verdicts,
 )
-from gtl_core.experiments.methods import network, start
-from gtl_core.experiments.parameters import ParameterError
-from gtl_core.experiments.preparation import Pretraining, Scouting, displacements, from_json
+from experiments.images import network, start
+from experiments.parameters import ParameterError
+from experiments.preparations.pretraining import Pretraining, Scouting, displacements, from_json
 from gtl_core.guide import Displacement
-from gtl_core.models import conv4, new_head
-from gtl_core.stacked import stack, stacked_cross_entropy
+from experiments.models import conv4, new_head
+from gtl_core._engine.stacked import stack, stacked_cross_entropy
 from gtl_core.tasks import rng
 from gtl_core.training import fit
 
@@ -236,6 +236,6 @@ def test_scouts_start_from_the_pretrained_body_and_the_named_head():
 
 
 def test_every_notebook_has_its_experiment():
-    from gtl_core.records import ROOT
+    from experiments.records import ROOT
 
     assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} == set(EXPERIMENTS)

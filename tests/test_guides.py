@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
-from gtl_core import Displacement, Guide, plots
-from gtl_core.baselines.learned_guide import learned_guide
-from gtl_core.baselines.meta import meta_loss
-from gtl_core.experiments.candidates import CANDIDATES, consistent, for_ways, relative
-from gtl_core.experiments.guides import (
+from gtl_core import Displacement, Guide
+from experiments import plots
+from experiments.baselines.learned_guide import learned_guide
+from experiments.baselines.meta import meta_loss
+from experiments.e04_guides.candidates import CANDIDATES, consistent, for_ways, relative
+from experiments.e04_guides.run import (
     GS,
     OPTIMIZERS,
     RIVALS,
@@ -26,10 +27,10 @@ from gtl_core.experiments.guides import (
     side,
     verdict,
 )
-from gtl_core.experiments.parameters import ParameterError
-from gtl_core.models import conv4, new_head
+from experiments.parameters import ParameterError
+from experiments.models import conv4, new_head
 from gtl_core.shaping import linear
-from gtl_core.stacked import stack
+from gtl_core._engine.stacked import stack
 from gtl_core.tasks import Episode, rng
 
 SMALL = dict(

@@ -9,19 +9,22 @@ import pandas as pd
 import pytest
 import torch
 
-from gtl_core import records
-from gtl_core.baselines import transfer
-from gtl_core.baselines.few_shot import FORWARD, TRAINING
-from gtl_core.data import load
-from gtl_core.experiments import domain_shift, few_shot_neighbours, forgetting_neighbours, neighbours
-from gtl_core.experiments import preparation as preparations
-from gtl_core.experiments.domain_shift import DomainShiftParameters
-from gtl_core.experiments.few_shot_neighbours import FewShotNeighboursParameters, Start, Variant, adapt, shares
-from gtl_core.experiments.forgetting_neighbours import ForgettingNeighboursParameters, stored
-from gtl_core.experiments.neighbours import META_METHODS, MetaTraining
-from gtl_core.experiments.parameters import ParameterError
-from gtl_core.experiments.preparation import Pretraining
-from gtl_core.models import conv4
+from experiments import records
+from experiments.baselines import transfer
+from experiments.baselines.few_shot import FORWARD, TRAINING
+from experiments.data import load
+from experiments.e08_domain_shift import run as domain_shift
+from experiments.e06_few_shot_neighbours import run as few_shot_neighbours
+from experiments.e07_forgetting_neighbours import run as forgetting_neighbours
+from experiments.preparations import neighbours
+from experiments.preparations import pretraining as preparations
+from experiments.e08_domain_shift.run import DomainShiftParameters
+from experiments.e06_few_shot_neighbours.run import FewShotNeighboursParameters, Start, Variant, adapt, shares
+from experiments.e07_forgetting_neighbours.run import ForgettingNeighboursParameters, stored
+from experiments.preparations.neighbours import META_METHODS, MetaTraining
+from experiments.parameters import ParameterError
+from experiments.preparations.pretraining import Pretraining
+from experiments.models import conv4
 from gtl_core.tasks import labelled, rng, sample_episode
 
 SHARED = dict(
@@ -127,7 +130,7 @@ def test_side_by_side_is_one_by_one(method, n_frozen, optimizer):
     published = {"backbone": "pooled_conv4", "methods": ["scratch"], "other_methods": []} if method == "reptile" else {}
     p = FewShotNeighboursParameters.parse(FEW_SHOT | published)
     model, dataset = conv4(3, 8, generator=rng(0)), load("glyphs")
-    episodes = [sample_episode(dataset, torch.arange(30), 3, 1, 2, rng(i)) for i in range(2)]
+    episodes = [sample_episode(dataset.examples, torch.arange(30), 3, 1, 2, rng(i)) for i in range(2)]
     support, labels = labelled(torch.stack([e.support for e in episodes], 2))
     below, trained = adapt(p, method, Start(model, {}, None), 0.1, support, labels[:, None])
     queries, _ = labelled(torch.stack([e.query for e in episodes], 2))

@@ -9,8 +9,8 @@ import nbformat
 import papermill
 import pytest
 
-from gtl_core.experiments.catalogue import EXPERIMENTS
-from gtl_core.records import ROOT
+from experiments.catalogue import EXPERIMENTS
+from experiments.records import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from gtl_core import plots
-from gtl_core.experiments.one_shot import (
+from experiments import plots
+from experiments.e01_one_shot.run import (
     GROUP,
     OneShotParameters,
     Task,
@@ -20,7 +20,7 @@ from gtl_core.experiments.one_shot import (
     saturation,
     verdicts,
 )
-from gtl_core.experiments.parameters import ParameterError
+from experiments.parameters import ParameterError
 
 SMALL = dict(
     dataset="glyphs", seed=0, n_seeds=2, n_episodes=10, n_tuning_episodes=2, tasks=["3-way 1-shot", "4-way 2-shot"],

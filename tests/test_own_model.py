@@ -9,10 +9,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
-from gtl_core import Guide, Guided, plots, scout
-from gtl_core.experiments import own_model
-from gtl_core.experiments.own_model import OwnModelParameters, ResNet
-from gtl_core.experiments.parameters import ParameterError
+from gtl_core import Guide, Guided, scout
+from experiments import plots
+from experiments.e05_own_model import run as own_model
+from experiments.e05_own_model.run import OwnModelParameters, ResNet
+from experiments.parameters import ParameterError
 from gtl_core.tasks import class_subsets, indices, rng
 from gtl_core.training import fit
 

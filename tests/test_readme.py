@@ -7,7 +7,8 @@ import sys
 
 import nbformat
 
-from gtl_core import Guide, records
+from gtl_core import Guide
+from experiments import records
 from gtl_core.experiments import (
     domain_shift,
     few_shot_neighbours,
@@ -19,7 +20,7 @@ from gtl_core.experiments import (
     own_model,
     xor,
 )
-from gtl_core.stats import paired
+from experiments.statistics import paired
 
 TEXT = (records.ROOT / "README.md").read_text()
 NUMBER = r"[+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]"

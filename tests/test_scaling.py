@@ -3,8 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pytest
 
-from gtl_core.experiments import scaling
-from gtl_core.experiments.scaling import Setting
+from experiments.e09_scaling import run as scaling
+from experiments.e09_scaling.run import Setting
 
 VALUES = {
     "seed": 0,

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from gtl_core import Displacement, Guided
-from gtl_core.models import conv4
-from gtl_core.stacked import stack, stack_guide, stacked_cross_entropy
+from experiments.models import conv4
+from gtl_core._engine.stacked import stack, stack_guide, stacked_cross_entropy
 from gtl_core.tasks import rng
 from gtl_core.training import accuracy, fit
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gtl_core import records
-from gtl_core.stats import at_chosen_rates, bootstrap, by_seed_and_task, choose_rates, paired
+from experiments import records
+from experiments.statistics import at_chosen_rates, bootstrap, by_seed_and_task, choose_rates, paired
 
 
 def tidy(values: np.ndarray, method: str = "plain") -> pd.DataFrame:

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from gtl_core.data import Dataset
-from gtl_core.tasks import labelled, random_affine, rng, sample_episode, split_classes, to_float
+from experiments.data import Dataset
+from experiments.data.augmentation import random_affine
+from experiments.data.splits import split_classes
+from gtl_core.tasks import labelled, rng, sample_episode, to_float
 
 
 def toy(n_alphabets: int = 12, n_characters: int = 5, n_drawers: int = 20) -> Dataset:
@@ -44,7 +46,7 @@ def test_an_episode_has_distinct_classes_and_no_drawer_in_both_parts():
     dataset = toy()
     classes = split_classes(dataset, 0)["test"]
     for i in range(20):
-        episode = sample_episode(dataset, classes, 5, 3, 10, rng(0, i))
+        episode = sample_episode(dataset.examples, classes, 5, 3, 10, rng(0, i))
         assert episode.support.shape == (5, 3, 1, 28, 28) and episode.query.shape == (5, 10, 1, 28, 28)
         assert len(set(episode.classes.tolist())) == 5 and set(episode.classes.tolist()) <= set(classes.tolist())
         shown = (torch.cat([episode.support, episode.query], 1) * 255).round()
@@ -57,9 +59,9 @@ def test_impossible_episodes_are_refused():
     dataset = toy()
     classes = split_classes(dataset, 0)["test"]
     with pytest.raises(ValueError, match="n_way = 16: at most 15"):
-        sample_episode(dataset, classes, 16, 1, 1, rng(0))
+        sample_episode(dataset.examples, classes, 16, 1, 1, rng(0))
     with pytest.raises(ValueError, match=r"n_shot \+ n_query = 21: at most 20"):
-        sample_episode(dataset, classes, 5, 1, 20, rng(0))
+        sample_episode(dataset.examples, classes, 5, 1, 20, rng(0))
 
 
 def test_labels_follow_rows():

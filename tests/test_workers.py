@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gtl_core.workers import WorkerError, parallel
+from experiments.workers import WorkerError, parallel
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from gtl_core import Guided
-from gtl_core.experiments import xor
-from gtl_core.experiments.parameters import ParameterError
-from gtl_core.experiments.xor import ALL_POINTS, INPUTS, TARGETS, Network, Protocol, XorParameters
+from experiments.e02_xor import run as xor
+from experiments.parameters import ParameterError
+from experiments.e02_xor.run import ALL_POINTS, INPUTS, TARGETS, Network, Protocol, XorParameters
 from gtl_core.guide import Displacement
-from gtl_core.stats import auc, wilson
+from experiments.statistics import auc, wilson
 from gtl_core.tasks import rng
 
 SMALL = dict(

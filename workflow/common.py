@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the package beside this folder, wherever this was started from
 
+PACKAGES = ("gtl_core", "experiments")
 WHERE = ("workers", "dask_scheduler")  # parameters on which no result depends
 INJECTED = ("results", "prepared", "workers")  # parameters that the batch sets, not the profile
 
@@ -25,7 +26,7 @@ steps_ran = False  # set by the Snakefile once there is something to do; read by
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when the batch dies, so that nothing writes results after it (Linux).
 
-    `gtl_core.workers` has the same for its workers, but would import torch into processes that do not compute.
+    `experiments.workers` has the same for its workers, but would import torch into processes that do not compute.
     """
     parent = os.getppid()
     if sys.platform == "linux":
@@ -39,7 +40,7 @@ def plan(profile: str) -> dict[str, object]:
     """The validated parameters of every notebook that ``config/<profile>.yaml`` names; ValueError in one line."""
     import yaml
 
-    from gtl_core.experiments.catalogue import EXPERIMENTS
+    from experiments.catalogue import EXPERIMENTS
 
     path = ROOT / "config" / f"{profile}.yaml"
     if not path.is_file():
@@ -146,7 +147,7 @@ def _file(module: str) -> Path | None:
     """The file of a module of the project; None for all others."""
     path = ROOT.joinpath(*module.split("."))
     candidates = (path / "__init__.py", path.with_suffix(".py"))
-    return next((c for c in candidates if module.startswith("gtl_core") and c.is_file()), None)
+    return next((c for c in candidates if module.split(".")[0] in PACKAGES and c.is_file()), None)
 
 
 @cache  # the same files for every rule: without it, planning takes longer than the first steps

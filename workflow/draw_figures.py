@@ -8,8 +8,9 @@ from functools import cache, partial
 
 import common
 
-from gtl_core import plots, records
-from gtl_core.experiments.catalogue import EXPERIMENTS
+from experiments import records
+from experiments.catalogue import EXPERIMENTS
+from experiments.style import save
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
         for stem, draw in experiment.figures.items():
             frame = read(experiment.drawn_from.get(stem, experiment.name))
             path = folder / "figures" / f"{stem}.png"
-            plots.save(draw(frame), path)
+            save(draw(frame), path)
             print(path.relative_to(common.ROOT), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Make what several notebooks share: a dataset, or trained steps as ``gtl_core.experiments.preparation`` names them."""
+"""Make what several notebooks share: a dataset, or trained steps as ``experiments.preparations.steps`` names them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import common
 
 def main() -> None:
     common.die_with_parent()  # before the slow imports
-    from gtl_core import data
-    from gtl_core.experiments import preparation
-    from gtl_core.experiments.parameters import ParameterError
-    from gtl_core.workers import single_thread
+    from experiments import data
+    from experiments.parameters import ParameterError
+    from experiments.preparations.steps import from_command
+    from experiments.workers import single_thread
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="where each step writes <key>.safetensors")
-    parser.add_argument("steps", nargs="*", help="their parameters as canonical JSON")
+    parser.add_argument("steps", nargs="*", help="each as `Step.command` writes it")
     parser.add_argument("--dataset", help="load this dataset, so that it is cached")
     args = parser.parse_args()
     single_thread()
@@ -29,7 +29,7 @@ def main() -> None:
         if args.dataset:
             with said(f"dataset {args.dataset}"):
                 data.load(args.dataset)
-        for step in map(preparation.from_json, args.steps):
+        for step in map(from_command, args.steps):
             with said(f"{step.kind} {step.key}"):
                 args.folder.mkdir(parents=True, exist_ok=True)
                 step.make(args.folder)

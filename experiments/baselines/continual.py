@@ -1,0 +1,192 @@
+"""Continual learning: what to do against forgetting while examples arrive one after the other.
+
+A `Memory` stands between the stream and the training; the one that does nothing is plain fine-tuning. Guidance and
+frozen layers need no memory: they live in the optimizer and in ``requires_grad``, and combine with all of these.
+Every memory works on one network and on stacked ones alike (`gtl_core._engine.stacked`), since penalties are elementwise sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from gtl_core._engine.stacked import stacked_cross_entropy
+from gtl_core.training import fit
+
+
+class Memory:
+    """Nothing is remembered."""
+
+    def penalty(self) -> Tensor | float:
+        """What is added to the loss in every training step."""
+        return 0.0
+
+    def rehearse(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What is trained on when these examples arrive."""
+        return inputs, labels
+
+    def learned(self, inputs: Tensor, labels: Tensor) -> None:
+        """Called when training on an arrival has ended."""
+
+
+def follow(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    examples: Iterable[tuple[Tensor, Tensor]],
+    memory: Memory,
+    *,
+    first_epochs: int,
+    epochs: int,
+    loss: Callable[[Tensor, Tensor], Tensor] = stacked_cross_entropy,
+) -> Iterator[int]:
+    """Train on what arrives; yield each arrival's number when it is learned.
+
+    examples: pairs of inputs and labels as ``loss`` takes them: [N, S, ...] and [N, 1] (or [N, S]) for S stacked
+    networks; [N, ...] and [N] for a single network with ``loss=cross_entropy``.
+    """
+    for i, (inputs, labels) in enumerate(examples):
+        fit(
+            model,
+            *memory.rehearse(inputs, labels),
+            optimizer,
+            epochs=epochs if i else first_epochs,
+            loss=lambda outputs, targets: loss(outputs, targets) + memory.penalty(),
+        )
+        memory.learned(inputs, labels)
+        yield i
+
+
+class Anchor(Memory):
+    """A spring from every parameter to its anchor: strength / 2 * sum of importance * (parameter - anchor)^2."""
+
+    def __init__(self, model: nn.Module, strength: float) -> None:
+        self.strength = strength
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.importance = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
+        self._drop_anchor()
+
+    def _drop_anchor(self) -> None:
+        self.anchor = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    def penalty(self) -> Tensor:
+        pulls = [(self.importance[n] * (p - self.anchor[n]) ** 2).sum() for n, p in self.parameters.items()]
+        return self.strength / 2 * torch.stack(pulls).sum()
+
+
+class L2SP(Anchor):
+    """Every parameter of the body is equally important, and its anchor stays where it started; the head, which is new,
+    decays towards zero with ``head_strength``. Source: Li, Grandvalet, Davoine 2018 (their equation for L2-SP)."""
+
+    def __init__(self, model: nn.Module, strength: float, head_strength: float = 0.0) -> None:
+        super().__init__(model, 1.0)
+        for name in self.parameters:
+            new = name.startswith("head.")
+            self.importance[name].fill_(head_strength if new else strength)
+            if new:
+                self.anchor[name].zero_()
+
+
+class EWC(Anchor):
+    """Elastic weight consolidation: importance is the diagonal of the Fisher information of what was learned.
+
+    After every arrival the anchor moves to the present parameters and the arrival's Fisher information is added, the
+    older one's shrunk by ``decay`` (Schwarz et al. 2018, online EWC; one anchor per arrival, as first published, would
+    fill the memory with networks). Source: Kirkpatrick et al. 2017.
+    """
+
+    def __init__(self, model: nn.Module, strength: float, decay: float = 1.0) -> None:
+        super().__init__(model, strength)
+        self.model, self.decay = model, decay
+
+    def learned(self, inputs: Tensor, labels: Tensor) -> None:
+        for name, information in fisher(self.model, self.parameters, inputs).items():
+            self.importance[name].mul_(self.decay).add_(information)
+        self._drop_anchor()
+
+
+def fisher(model: nn.Module, parameters: dict[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
+    """Diagonal of the Fisher information of ``model``'s predictions, averaged over ``inputs``.
+
+    Of the labels that the network itself expects, and all of them, each weighted by its probability: exact, no
+    sampling. Of stacked networks, each one's own.
+    """
+    information = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
+    for i in range(len(inputs)):
+        log_p = model(inputs[i : i + 1]).log_softmax(-1)
+        n_way = log_p.shape[-1]
+        for label in range(n_way):
+            # With the root of its weight inside, the square of the gradient is weighted, for each stacked network.
+            score = (log_p[..., label].detach().div(2).exp() * log_p[..., label]).sum()
+            gradients = torch.autograd.grad(score, list(parameters.values()), retain_graph=label + 1 < n_way)
+            for total, gradient in zip(information.values(), gradients, strict=True):
+                total.addcmul_(gradient, gradient, value=1 / len(inputs))
+    return information
+
+
+class SynapticIntelligence(Anchor):
+    """Importance is what moving a parameter has contributed to lowering the loss, per squared distance moved.
+
+    On the way every step adds -gradient * movement; after every arrival, this path integral over the squared way since
+    the last one (plus ``damping``) is added to the importance, unless it is negative, and the anchor moves here.
+    optimizer: the one that trains; the movements are read off its steps, guided ones too.
+    Source: Zenke, Poole, Ganguli 2017 (equations 3 to 5).
+    """
+
+    def __init__(
+        self, model: nn.Module, strength: float, optimizer: torch.optim.Optimizer, damping: float = 1e-3
+    ) -> None:
+        super().__init__(model, strength)
+        self.damping = damping
+        self.path = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
+        optimizer.register_step_pre_hook(lambda *_: self._before_step())
+        optimizer.register_step_post_hook(lambda *_: self._after_step())
+
+    @torch.no_grad()
+    def _before_step(self) -> None:
+        self._before = {name: p.clone() for name, p in self.parameters.items()}
+        self._gradient = {  # of the loss alone, without the penalty's share
+            name: p.grad - self.strength * self.importance[name] * (p - self.anchor[name])
+            for name, p in self.parameters.items()
+        }
+
+    @torch.no_grad()
+    def _after_step(self) -> None:
+        for name, p in self.parameters.items():
+            self.path[name].sub_(self._gradient[name] * (p - self._before[name]))
+
+    @torch.no_grad()
+    def learned(self, inputs: Tensor, labels: Tensor) -> None:
+        for name, p in self.parameters.items():
+            moved = (p - self.anchor[name]) ** 2 + self.damping
+            self.importance[name].add_((self.path[name] / moved).clamp(min=0))
+            self.path[name].zero_()
+        self._drop_anchor()
+
+
+class Replay(Memory):
+    """Keep up to ``capacity`` examples, each seen one with the same chance, and train on them with every arrival.
+
+    A ceiling rather than a rival: the others may not store examples. Source: reservoir sampling (Vitter 1985) as in
+    Chaudhry et al. 2019.
+    """
+
+    def __init__(self, capacity: int, generator: torch.Generator) -> None:
+        self.capacity, self.generator = capacity, generator
+        self.kept: list[tuple[Tensor, Tensor]] = []
+        self.n_seen = 0
+
+    def rehearse(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        examples = [*self.kept, (inputs, labels)]
+        return torch.cat([x for x, _ in examples]), torch.cat([y for _, y in examples])
+
+    def learned(self, inputs: Tensor, labels: Tensor) -> None:
+        for i in range(len(inputs)):
+            self.n_seen += 1
+            example = inputs[i : i + 1], labels[i : i + 1]
+            place = int(torch.randint(self.n_seen, (), generator=self.generator))
+            if len(self.kept) < self.capacity:
+                self.kept.append(example)
+            elif place < self.capacity:
+                self.kept[place] = example

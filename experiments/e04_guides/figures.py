@@ -1,0 +1,248 @@
+"""Figures of `04_guides`."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.e04_guides.run import GuidesParameters, best_on_validation, differences
+from experiments.experiment import Experiment
+from experiments.style import COLORS, HEADS, LABELS, STYLE, by_method, legend_below, panels, rate_axis
+
+GUIDES = {
+    "guided_tensor": "tensor scope",
+    "guided_network": "network scope",
+    "root": "network, square root",
+    "head_free": "the same, head free",
+    "layers": "one g per tensor",
+    "consistent": "scouts' consistency",
+    "relative": "relative to |w|",
+    "improved": "by scouts' improvement",
+    "distance": "binned by distance",
+    "shuffled": "shuffled (control)",
+    "learned": "learned by gradient",
+    "further_frozen": "no guide: trained\nfurther, then frozen",
+    "further_plain": "no guide: trained\nfurther, then plain",
+}
+WHEN = {
+    "first": "rate tuned at the start",
+    "careful": "lowest rate as good at the start",
+    "last": "rate tuned at the end",
+}
+TEMPERATURES = ("freezing", "icy", "chilly", "room", "warm", "evaporating")
+OPTIMIZERS = {
+    "SGD": ("#0072B2", "-"),
+    "momentum": ("#56B4E9", "--"),
+    "Adam": ("#D55E00", "-"),
+    "AdamW": ("#E69F00", "--"),
+}
+FIRST_LAYER = {"filter": ("first filters", "weight"), "filter_guide": ("and their guide", "g")}
+
+
+def _colors(n: int, name: str = "viridis") -> list:
+    return list(mpl.colormaps[name](np.linspace(0.05, 0.85, n)))
+
+
+def guides_temperatures(frame: pd.DataFrame) -> Figure:
+    """Temperatures as maps of [0, 1], and what they make of a guide (network scope, square root)."""
+    figure, axes = panels(1, 2, (8.4, 3.7))
+    with mpl.rc_context(STYLE):
+        maps, below = axes[0]
+        for name, color in zip(TEMPERATURES, _colors(len(TEMPERATURES), "plasma"), strict=True):
+            of = frame[frame["method"] == name]
+            for axis, metric in ((maps, "temperature"), (below, "below")):
+                curve = of[of["metric"] == metric]
+                axis.plot(curve["at"], curve["value"], color=color, linewidth=1.8, label=name)
+        maps.set(title="the map", xlabel="g", ylabel="g at this temperature", aspect="equal")
+        below.set(title="a real guide at each temperature", xlabel="g", ylabel="share of the parameters below g")
+        below.set(xlim=(-0.02, 1.02), ylim=(0, 1.02))
+        legend_below(figure)
+    return figure
+
+
+def guides_steps(frame: pd.DataFrame) -> Figure:
+    """How far parameters move when g is the same for all: the guide on the step, and on the gradient."""
+    figure, axes = panels(1, 2, (8.4, 3.7), sharey=True)
+    moved = frame[frame["metric"] == "moved"]
+    with mpl.rc_context(STYLE):
+        for axis, part in zip(axes[0], ("step", "gradient"), strict=True):
+            axis.plot([1e-3, 1], [1e-3, 1], color="#BBBBBB", linewidth=1, label="proportional to g")
+            for name, (color, line) in OPTIMIZERS.items():
+                of = moved[(moved["method"] == name) & (moved["part"] == part)].set_index("at")["value"]
+                relative = of[of.index > 0] / of[1.0]
+                axis.plot(relative.index, relative, line, color=color, marker="o", markersize=4, label=name)
+            axis.set(xscale="log", yscale="log", xlabel="g, the same for every parameter", title=f"guided {part}")
+            axis.set(ylabel="movement, by that at g = 1")
+            axis.label_outer()
+        axes[0, 0].legend(loc="upper left", fontsize=8)
+    return figure
+
+
+def guides_anatomy(frame: pd.DataFrame) -> Figure:
+    """A guide tensor by tensor; which tensors scouts move early and late; the first filters and their guide."""
+    figure, axes = panels(1, 4, (12, 5.6), width_ratios=(1.25, 0.9, 0.8, 0.8))
+    ridges, times, *maps = axes[0]
+    with mpl.rc_context(STYLE):
+        histogram = frame[frame["metric"] == "histogram"]
+        parts = list(dict.fromkeys(histogram["part"]))
+        for y, part in enumerate(parts):
+            of = histogram[histogram["part"] == part]
+            width = of["at"].diff().iloc[-1]
+            heights = 0.9 * of["value"] / of["value"].max()
+            ridges.fill_between(of["at"] + width / 2, y, y - heights, color=_color(part), alpha=0.75, linewidth=0)
+        ridges.set(xlabel="log10 g", title="the guide, tensor by tensor", xlim=(-4, 0), ylim=(len(parts) - 0.5, -1))
+        ridges.set(yticks=range(len(parts)), yticklabels=map(_part, parts))
+        _by(times, frame[frame["metric"] == "by_time"], parts, "after step {:.0f}")
+        times.set(title="which tensors scouts moved", yticklabels=[])
+        for axis, (metric, (title, label)) in zip(maps, FIRST_LAYER.items(), strict=True):
+            values = frame[frame["metric"] == metric].sort_values("at")["value"].to_numpy().reshape(-1, 3, 3)
+            color = {"cmap": "RdBu_r", "vmin": -abs(values).max(), "vmax": abs(values).max()}
+            color = color if metric == "filter" else {"cmap": "viridis", "vmin": 0}
+            picture = axis.imshow(_mosaic(values, 4), **color)
+            axis.set(xticks=[], yticks=[], title=title)
+            axis.spines[:].set_visible(False)
+            figure.colorbar(picture, ax=axis, orientation="horizontal", shrink=0.8, label=label)
+    return figure
+
+
+def guides_distance(frame: pd.DataFrame) -> Figure:
+    """Scouts' ways in bins of distance from the zero point: what moves near and far, how alike the guides are."""
+    figure, axes = panels(1, 2, (9, 4.6), width_ratios=(1.3, 1))
+    with mpl.rc_context(STYLE):
+        near_and_far, alike = axes[0]
+        edges, shares = (frame[frame["metric"] == m].set_index("at")["value"] for m in ("edge", "points"))
+        names = [f"from {edges[i]:.2g} ({100 * shares[i]:.0f} % of points)" for i in edges.index]
+        by_distance = frame[frame["metric"] == "by_distance"]
+        parts = list(dict.fromkeys(by_distance["part"]))
+        _by(near_and_far, by_distance, parts, names)
+        near_and_far.set(yticks=range(len(parts)), yticklabels=map(_part, parts), title="what moved, by distance")
+        table = frame[frame["metric"] == "likeness"].pivot(index="part", columns="at", values="value")
+        picture = alike.imshow(table, vmin=0, vmax=1, cmap="viridis")
+        for i, j in np.ndindex(*table.shape):
+            value = table.iloc[i, j]
+            alike.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value < 0.6 else "black")
+        ticks = {"ticks": range(len(table)), "labels": [f"{edge:.2g}+" for edge in edges]}
+        alike.set_xticks(**ticks)
+        alike.set_yticks(**ticks)
+        alike.set(xlabel="distance", ylabel="distance", title="correlation of the bins' guides")
+        figure.colorbar(picture, ax=alike, shrink=0.7)
+    return figure
+
+
+def guides_arenas(frame: pd.DataFrame) -> Figure:
+    """Every guide minus plain fine-tuning and minus the linear probe, in every arena, with 95 % intervals.
+
+    Each at its own best rate. A star marks the guide of the scouts that was best on validation tasks.
+    """
+    table, best = differences(frame), best_on_validation(frame)
+    conditions = list(dict.fromkeys(table[["tuned_on", "arena", "head"]].itertuples(index=False, name=None)))
+    conditions.sort(key=lambda c: list(dict.fromkeys(frame["arena"])).index(c[1]))
+    columns = min(6, len(conditions))
+    rows = -(-len(conditions) // columns)
+    figure, axes = panels(rows, columns, (1.6 + 2.3 * columns, 0.6 + 4.2 * rows), sharey=True)
+    with mpl.rc_context(STYLE):
+        for axis, (tuned_on, arena, head) in zip(axes.flat, conditions, strict=False):
+            of = table[(table["tuned_on"] == tuned_on) & (table["arena"] == arena) & (table["head"] == head)]
+            axis.axvline(0, color="#999999", linewidth=0.8)
+            for rival, shift in (("frozen", -0.15), ("plain", 0.15)):
+                against = of[of["rival"] == rival].set_index("method").loc[list(GUIDES)]
+                y = np.arange(len(GUIDES)) + shift
+                axis.hlines(y, 100 * against["low"], 100 * against["high"], color=COLORS[rival], linewidth=2)
+                axis.plot(
+                    100 * against["mean"], y, "o", color=COLORS[rival], markersize=4, label=f"minus {LABELS[rival]}"
+                )
+            star = list(GUIDES).index(best[tuned_on, arena, head])
+            axis.plot(0.02, star, "*", color="black", markersize=8, transform=axis.get_yaxis_transform())
+            when = f"\n{WHEN[tuned_on]}" if arena.endswith("stream") else ""
+            axis.set(
+                title=f"{_arena(arena)}\n{HEADS[head]}{when}", xlabel="accuracy, points", ylim=(len(GUIDES) - 0.5, -0.5)
+            )
+            axis.set(yticks=range(len(GUIDES)), yticklabels=GUIDES.values())
+            axis.title.set_fontsize(8)
+            axis.tick_params(axis="y", labelsize=8)
+        for axis in axes.flat[len(conditions) :]:
+            axis.set_visible(False)
+        legend_below(figure)
+    return figure
+
+
+def guides_rates(frame: pd.DataFrame) -> Figure:
+    """Accuracy at the end of the tuning tasks against the learning rate, in every arena."""
+    tuning = frame[frame["metric"] == "validation_last"]
+    conditions = list(dict.fromkeys(tuning[["arena", "head"]].itertuples(index=False, name=None)))
+    columns = min(4, len(conditions))
+    rows = -(-len(conditions) // columns)
+    figure, axes = panels(rows, columns, (0.6 + 2.8 * columns, 0.6 + 2.7 * rows), sharex=True, sharey=True)
+    shown = ("frozen", "plain", "guided_tensor", "guided_network", "root", "learned")
+    with mpl.rc_context(STYLE):
+        for axis, (arena, head) in zip(axes.flat, conditions, strict=False):
+            of_arena = tuning[(tuning["arena"] == arena) & (tuning["head"] == head) & tuning["method"].isin(shown)]
+            for m, of in by_method(of_arena):
+                mean = 100 * of.groupby("learning_rate")["value"].mean()
+                axis.plot(mean.index, mean, color=COLORS[m], marker="o", markersize=3, label=LABELS[m])
+            axis.set(title=f"{_arena(arena)}, {HEADS[head]}", ylim=(0, 102), ylabel="validation accuracy (%)")
+            rate_axis(axis)
+            axis.title.set_fontsize(8)
+            axis.label_outer()
+        for axis in axes.flat[len(conditions) :]:
+            axis.set_visible(False)
+        legend_below(figure)
+    return figure
+
+
+def _by(axis: Axes, of: pd.DataFrame, parts: list[str], names: str | list[str]) -> None:
+    """Dots: movement per parameter of each tensor (row), one colour per value of ``at``."""
+    groups = list(of.groupby("at"))
+    labels = [names.format(at) for at, _ in groups] if isinstance(names, str) else names
+    for (_, rows), label, color in zip(groups, labels, _colors(len(groups)), strict=True):
+        values = rows.set_index("part")["value"].loc[parts]
+        values = values.where(values > 0)  # before the first step of a zero head, the gradient of the body is 0
+        axis.plot(values, range(len(parts)), "o", color=color, markersize=4, label=label)
+    axis.axvline(1, color="#BBBBBB", linewidth=0.8)
+    axis.set(xscale="log", xlim=(0.02, None), ylim=(len(parts) - 0.5, -1), yticks=range(len(parts)))
+    axis.set(xlabel="mean |displacement|, by the network's mean")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.4, -0.12), fontsize=7, ncols=2 + len(groups) % 2)
+
+
+def _part(name: str) -> str:
+    """``body.3.weight`` -> ``conv 2 weight``: the body repeats convolution, normalization, activation."""
+    where, *index, kind = name.split(".")
+    if where == "head":
+        return f"head {kind}"
+    return f"{('conv', 'norm')[int(index[0]) % 3]} {int(index[0]) // 3 + 1} {kind}"
+
+
+def _color(name: str) -> str:
+    label = _part(name)
+    return "#CC79A7" if label.startswith("head") else "#0072B2" if label.startswith("conv") else "#56B4E9"
+
+
+def _arena(arena: str) -> str:
+    shift, _, task = arena.partition(" ")
+    titles = {"none": "no shift", "glyphs": "pretrained on glyphs", "rotated": "rotated by 90°", "inverted": "inverted"}
+    return f"{titles[shift]}, {task}"
+
+
+def _mosaic(filters: np.ndarray, columns: int) -> np.ndarray:
+    """Filters [n, 3, 3] as one picture, NaN between them."""
+    padded = np.pad(filters, ((0, -len(filters) % columns), (0, 1), (0, 1)), constant_values=np.nan)
+    rows = [np.concatenate(list(padded[i : i + columns]), 1) for i in range(0, len(padded), columns)]
+    return np.concatenate(rows)
+
+
+EXPERIMENT = Experiment(
+    "guides",
+    "04_guides",
+    GuidesParameters,
+    {
+        "guides_anatomy": guides_anatomy,
+        "guides_arenas": guides_arenas,
+        "guides_distance": guides_distance,
+        "guides_rates": guides_rates,
+        "guides_steps": guides_steps,
+        "guides_temperatures": guides_temperatures,
+    },
+)

@@ -1,0 +1,112 @@
+"""Figures of `09_scaling`."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from experiments.e09_scaling.run import ScalingParameters
+from experiments.experiment import Experiment
+from experiments.style import STYLE, panels
+
+WORKERS = {1: "#D55E00", 2: "#0072B2", 4: "#009E73", 8: "#CC79A7"}
+PARTS = {"weights": "#999999", "gradients": "#E69F00", "optimizer": "#D55E00", "displacement": "#0072B2"}
+TIMES = {
+    "compute": "training",
+    "send_all": "sending every\nscout's parameters",
+    "merge_sums": "merging sums",
+}
+TRAINED = {"full": "all parameters", "lora": "LoRA"}
+
+
+def scaling(frame: pd.DataFrame) -> Figure:
+    """Measured seconds, memory and bytes sent against the number of parameters, with the cost model's lines."""
+    figure, axes = panels(1, 3, (11, 3.6))
+    with mpl.rc_context(STYLE):
+        seconds, memory, sent = axes[0]
+        base = _base(frame)
+        for n_workers, of in base[base["metric"] == "seconds"].groupby("n_workers"):
+            color = WORKERS.get(n_workers, "black")
+            by_method = {m: part.sort_values("n_parameters") for m, part in of.groupby("method")}
+            at = by_method["measured"]
+            label = f"{n_workers:g} worker{'s' * (n_workers > 1)}"
+            seconds.plot(at["n_parameters"], at["value"], "o", color=color, markersize=5, label=label)
+            for method, style in (("fitted", "-"), ("held_out", ":")):
+                of_method = by_method[method]
+                seconds.plot(of_method["n_parameters"], of_method["value"], style, color=color, linewidth=1.3)
+        seconds.plot([], [], "-", color="black", label="cost model")
+        seconds.plot([], [], ":", color="black", label="cost model without this size")
+        for n_scouts, of in frame[frame["metric"] == "peak_bytes"].groupby("n_scouts"):
+            marker = {"marker": "o" if n_scouts == frame["n_scouts"].dropna().min() else "x", "linestyle": "none"}
+            memory.plot(of["n_parameters"], of["value"] / 1e6, color="black", label=f"{n_scouts:g} scouts", **marker)
+        size = np.array(sorted(set(base["n_parameters"])))
+        copies = _assumed(frame, "copies")
+        memory.plot(size, 4 * copies * size / 1e6, "--", color="#999999", label=f"{copies:g} copies of the parameters")
+        travelled = frame[(frame["metric"] == "sent_bytes") & (frame["n_workers"] > 1)]
+        travelled = travelled.drop_duplicates("n_parameters")
+        per_scout = travelled["value"] / travelled["n_scouts"] / 1e6
+        sent.plot(travelled["n_parameters"], per_scout, "o", color=WORKERS[2], label="to a worker and back")
+        sent.plot(size, 4 * size / 1e6, "--", color="#999999", label="the parameters alone")
+        n_scouts, steps, batch_size = (base[name].iloc[0] for name in ("n_scouts", "steps", "batch_size"))
+        seconds.set(title=f"Time: {n_scouts:g} scouts, {steps:g} steps, batches of {batch_size:g}", ylabel="seconds")
+        memory.set(title="Peak memory, one process", ylabel="MB above the imports")
+        sent.set(title="Sent", ylabel="MB per scout")
+        for axis in axes[0]:
+            axis.set(xscale="log", yscale="log", xlabel="parameters of the network")
+            axis.legend(loc="upper left", fontsize=7.5)
+    return figure
+
+
+def scaling_cluster(frame: pd.DataFrame) -> Figure:
+    """Memory and time of scouting with the target network, for all parameters and for LoRA's."""
+    figure, axes = panels(1, 2, (9, 3.4))
+    with mpl.rc_context(STYLE):
+        memory, times = axes[0]
+        of = frame[frame["method"].isin(list(TRAINED))].pivot(index="method", columns="metric", values="value")
+        of = of.loc[list(TRAINED)]
+        left = np.zeros(len(of))
+        for part, color in PARTS.items():
+            memory.barh(list(TRAINED.values()), of[part] / 1e9, left=left, color=color, height=0.5, label=part)
+            left += of[part].to_numpy() / 1e9
+        gpu = _assumed(frame, "gpu_memory") / 1e9
+        memory.axvline(gpu, color="black", linewidth=1, linestyle="--")
+        memory.text(gpu, 1.42, f" one GPU, {gpu:.0f} GB", fontsize=8, va="bottom")
+        memory.set(title="Memory of one scout and the sums", xlabel="GB", ylim=(1.75, -0.6))
+        memory.legend(loc="lower right", fontsize=7.5)
+        place = np.arange(len(TIMES))
+        for shift, (method, color) in zip((-0.2, 0.2), (("full", "#0072B2"), ("lora", "#56B4E9")), strict=True):
+            values = of.loc[method, list(TIMES)]
+            times.bar(place + shift, values, width=0.38, color=color, label=TRAINED[method])
+            for x, value in zip(place + shift, values, strict=True):
+                times.text(x, value * 1.15, _short(value), ha="center", fontsize=8)
+        times.set_xticks(place, list(TIMES.values()))
+        times.set(title="Time of all scouts", ylabel="seconds", yscale="log")
+        times.margins(y=0.15)
+        times.legend(loc="upper right", fontsize=8)
+    return figure
+
+
+def _assumed(frame: pd.DataFrame, name: str) -> float:
+    return frame.loc[frame["metric"] == name, "value"].iloc[0]
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.2g}"
+
+
+def _base(frame: pd.DataFrame) -> pd.DataFrame:
+    """The measurements and predictions with the fewest scouts and steps and the smallest batches."""
+    timed = frame[frame["method"].isin(["measured", "fitted", "held_out"])]
+    for name in ("n_scouts", "batch_size", "steps"):
+        timed = timed[timed[name] == timed[name].min()]
+    return timed
+
+
+EXPERIMENT = Experiment(
+    "scaling",
+    "09_scaling",
+    ScalingParameters,
+    {"scaling": scaling, "scaling_cluster": scaling_cluster},
+)

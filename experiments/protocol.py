@@ -1,0 +1,80 @@
+"""The protocol of every comparison: tune on validation tasks, choose, test on other tasks. It stands here once.
+
+An experiment says which variants there are (a method under one condition), which settings each may try, what a job
+begins with, what it measures, and how settings are chosen from the tuning record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+
+from experiments.parameters import SeededParameters
+from experiments.workers import parallel
+
+Purpose = Literal["validation", "test"]
+Row = dict[str, object]
+
+
+class LearningRate(NamedTuple):
+    """The setting of methods that have nothing else to choose. 0: not even that."""
+
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some tasks of one variant under one setting; small enough to send to a worker."""
+
+    parameters: Any
+    seed: int
+    variant: Any  # a NamedTuple: the columns of the table that tell a method and its condition from others
+    setting: Any  # a NamedTuple: the columns that hold what was tuned
+    purpose: Purpose
+
+    def row(self, metric: str, value: float, **where: object) -> Row:
+        """One line of the table; ``where``: the columns between setting and metric (``task``, ``step``)."""
+        key = {"seed": self.seed} | self.variant._asdict() | self.setting._asdict()
+        return key | where | {"metric": metric, "value": value}
+
+
+def tune_and_test(
+    p: SeededParameters,
+    variants: Sequence[Any],
+    settings: Callable[[Any], Sequence[Any]],
+    start: Callable[[Job], object],
+    measure: Callable[[Job, Any], Any],
+    validation: Callable[[Any], Mapping[str, float]],
+    choose: Callable[[pd.DataFrame], Mapping[tuple, Sequence[Any]]],
+    where: Sequence[str] = ("task",),
+) -> tuple[list[Row], list[tuple[Job, Any]]]:
+    """Returns the rows of the tuning record, and every test job with what it measured, by variant, seed and setting.
+
+    settings: those that a variant tries, equally many for every method. start: what a job begins with, made here and
+    sent to the worker. measure: done there, so a function of a module. validation: metrics of a tuning job's result.
+    choose: from the tuning record, the settings of each variant that are tested; one, or one for each way to choose.
+    where: the columns that stay empty in the tuning record.
+    """
+
+    def done(jobs: Sequence[Job], description: str) -> list:
+        with_start = [(job, start(job)) for job in jobs]
+        return parallel(partial(_measured, measure), with_start, p.workers, description, p.dask_scheduler)
+
+    tuning = [Job(p, seed, v, s, "validation") for v in variants for s in settings(v) for seed in p.seeds()]
+    empty = dict.fromkeys(where, "")
+    rows = [
+        job.row(metric, value, **empty)
+        for job, result in zip(tuning, done(tuning, "tuning"), strict=True)
+        for metric, value in validation(result).items()
+    ]
+    chosen = choose(pd.DataFrame(rows))
+    tests = [Job(p, seed, v, s, "test") for v in variants for seed in p.seeds() for s in chosen[v]]
+    return rows, list(zip(tests, done(tests, "test"), strict=True))
+
+
+def _measured(measure: Callable[[Job, Any], Any], job_and_start: tuple[Job, Any]) -> Any:
+    return measure(*job_and_start)

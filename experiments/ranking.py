@@ -1,0 +1,36 @@
+"""Rankings: every method with its accuracy, best first, and what guidance is above and below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from experiments.statistics import bootstrap, by_seed_and_task, paired
+
+
+def accuracy_of(values: pd.DataFrame) -> dict[str, float]:
+    """Mean accuracy and its 95 % interval, as columns of a ranking."""
+    e = bootstrap(by_seed_and_task(values))
+    return {"accuracy": e.mean, "accuracy_low": e.low, "accuracy_high": e.high}
+
+
+def guided_minus(guided: pd.DataFrame, values: pd.DataFrame, tasks: str, per_row: int = 1) -> dict[str, object]:
+    """The paired difference, as columns of a ranking. ``tasks``: what they are, ``per_row`` in a row of the table."""
+    e = paired(guided, values)
+    n = f"{e.n[0]} networks x {e.n[1] * per_row} {tasks}"
+    return {"difference": e.mean, "low": e.low, "high": e.high, "text": e.text, "n": n}
+
+
+def best_first(rows: list[dict[str, object]], groups: Sequence[str]) -> pd.DataFrame:
+    """The rows of a ranking by accuracy within each group; groups keep their order."""
+    table = pd.DataFrame(rows)
+    order = table.groupby(list(groups), sort=False).ngroup()
+    table = table.assign(_order=order).sort_values(["_order", "accuracy"], ascending=[True, False])
+    return table.drop(columns="_order").reset_index(drop=True)
+
+
+def sides(others: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Of a ranking, who is above and below guidance (the interval of the difference excludes 0), and who neither."""
+    above, below = others[others["high"] < 0], others[others["low"] > 0]
+    return {"above it": above, "below it": below, "undecided": others.drop([*above.index, *below.index])}

@@ -1,0 +1,97 @@
+"""Results as tidy CSV with their provenance beside them, written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "numpy", "pandas", "matplotlib", "pillow", "safetensors", "papermill", "snakemake")
+_started = time.monotonic()
+
+
+def resolve(folder: str) -> Path:
+    """A folder given in a parameter: relative ones start at the project, wherever the notebook was started from."""
+    return ROOT / folder
+
+
+def write(folder: str, name: str, frame: pd.DataFrame, provenance: Mapping[str, object]) -> None:
+    """Write ``<folder>/<name>.csv`` (one row per seed, method, ..., metric and value) and ``<name>.json``.
+
+    Each file is replaced in one go: a kill at any moment leaves the old one or the new one.
+    """
+    missing = {"seed", "method", "metric", "value"} - set(frame.columns)
+    if missing:
+        raise ValueError(f"results '{name}' lack the columns {', '.join(sorted(missing))}")
+    target = resolve(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    # Six digits: below the noise of any experiment here, above the resolution of an accuracy.
+    _replace(target / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    _replace(target / f"{name}.json", json.dumps(provenance, indent=1, sort_keys=True) + "\n")
+
+
+def read(folder: str | Path, name: str) -> pd.DataFrame:
+    """The tidy results of an experiment."""
+    return pd.read_csv(resolve(str(folder)) / f"{name}.csv", keep_default_na=False, na_values=[""])
+
+
+def split(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table that the same parameters give again, and the seconds, which differ from run to run."""
+    seconds = frame["metric"].str.endswith("_seconds")
+    return frame[~seconds], frame[seconds]
+
+
+def provenance(parameters: Mapping[str, object], dataset: Mapping[str, str] | None = None) -> dict[str, object]:
+    """What produced a result: parameters (seeds included), data, versions, code, machine, seconds since import."""
+    return {
+        "parameters": dict(parameters),
+        "dataset": dataset,
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        # Results themselves are not code: writing them must not make the next experiment's provenance dirty.
+        "git": {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain", "--", ":!results"))},
+        "machine": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+        },
+        "wall_seconds": round(time.monotonic() - _started, 1),
+    }
+
+
+def _processor() -> str:
+    """Its model, where the system tells: libraries choose their arithmetic by it, and not only by its capabilities."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None  # an installed package or a downloaded archive has no commit
+    return done.stdout.strip()
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""Means with confidence intervals that respect how the results were drawn: seeds first, then tasks within a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its confidence interval; ``n`` is (seeds, tasks per seed). Arrays where the values were curves."""
+
+    mean: np.ndarray | float
+    low: np.ndarray | float
+    high: np.ndarray | float
+    n: tuple[int, int]
+
+    @property
+    def sample(self) -> str:
+        return f"{self.n[0]} seeds x {self.n[1]} tasks"
+
+    @property
+    def text(self) -> str:
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+    def __str__(self) -> str:
+        return f"{self.text} (n = {self.sample})"
+
+
+def bootstrap(values: np.ndarray, level: float = 0.95, n_resamples: int = 4000) -> Estimate:
+    """Percentile interval of the mean of ``values`` [seeds, tasks, ...] by the two-stage (cluster) bootstrap.
+
+    Seeds are resampled, then tasks within each drawn seed (Davison & Hinkley 1997, section 3.8), because the tasks of
+    one seed share a pretrained network. The resampling itself is seeded: equal input, equal interval.
+    """
+    n_seeds, n_tasks = values.shape[:2]
+    random = np.random.default_rng(0)
+    means = np.empty((n_resamples, *values.shape[2:]))
+    for block in np.array_split(means, max(1, n_resamples // 250)):  # all resamples at once would take gigabytes
+        seeds = random.integers(n_seeds, size=(len(block), n_seeds, 1))
+        tasks = random.integers(n_tasks, size=(len(block), n_seeds, n_tasks))
+        block[:] = values[seeds, tasks].mean((1, 2))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return Estimate(values.mean((0, 1)), low, high, (n_seeds, n_tasks))
+
+
+def by_seed_and_task(frame: pd.DataFrame, *along: str) -> np.ndarray:
+    """Values of a tidy frame as an array [seeds, tasks, *along], in sorted order. ValueError if one is missing."""
+    keys = ["seed", "task", *along]
+    table = frame.set_index(keys)["value"].sort_index()
+    shape = [frame[key].nunique() for key in keys]
+    if table.index.has_duplicates or len(table) != np.prod(shape):
+        raise ValueError(f"expected exactly one value per {', '.join(keys)}")
+    return table.to_numpy().reshape(shape)
+
+
+def paired(one: pd.DataFrame, other: pd.DataFrame) -> Estimate:
+    """Mean difference ``one - other`` on the same seeds and tasks (two methods, say), with its interval."""
+    return bootstrap(by_seed_and_task(one) - by_seed_and_task(other))
+
+
+def difference(
+    one: pd.DataFrame, other: pd.DataFrame, tasks: str = "tasks", per_row: int = 1, networks: str = "seeds"
+) -> dict[str, object]:
+    """`paired` as columns of a table: ``mean``, its 95 % interval from ``low`` to ``high``, ``n`` and all as ``text``.
+
+    tasks, networks: what tasks and seeds are called in ``n``; ``per_row`` tasks are in a row of the table.
+    """
+    e = paired(one, other)
+    n = f"{e.n[0]} {networks} x {e.n[1] * per_row} {tasks}"
+    return {"mean": e.mean, "low": e.low, "high": e.high, "n": n, "text": e.text}
+
+
+def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The score interval of a share (Wilson 1927): all p from which ``successes`` of ``n`` are within ``z`` standard
+    errors; 1.96 for 95 %. Unlike mean +- z standard errors it has a width at 0 and 1, and stays between them."""
+    centre, spread = successes + z**2 / 2, z * (successes * (n - successes) / n + z**2 / 4) ** 0.5
+    return max(0.0, (centre - spread) / (n + z**2)), min(1.0, (centre + spread) / (n + z**2))
+
+
+def auc(ones: np.ndarray, others: np.ndarray, z: float = 1.96) -> tuple[float, float, float]:
+    """How well a number tells two groups apart: the share of pairs in which the ``ones``' is larger (ties count half),
+    0.5 for not at all, with the interval of Hanley & McNeil (1982). NaN if a group is empty."""
+    n, m = len(ones), len(others)
+    if not n or not m:
+        return (float("nan"),) * 3
+    a = float((np.sign(ones[:, None] - others[None]) / 2 + 0.5).mean())
+    variance = a * (1 - a) + (n - 1) * (a / (2 - a) - a**2) + (m - 1) * (2 * a**2 / (1 + a) - a**2)
+    half = z * (max(variance, 0.0) / (n * m)) ** 0.5
+    return a, max(0.0, a - half), min(1.0, a + half)
+
+
+# The columns along which a variant has several results; all others tell variants apart: the method, and its condition.
+ALONG = ("seed", "learning_rate", "task", "step", "metric", "value")
+METHOD = ("method", "n_scouts", "scout_n_shot")
+
+
+def variant_columns(frame: pd.DataFrame) -> list[str]:
+    return [column for column in frame.columns if column not in ALONG]
+
+
+def choose_rates(frame: pd.DataFrame, tuned_on: str) -> dict[tuple, float]:
+    """The learning rate of each variant by mean accuracy on validation classes; of equals the lowest.
+
+    Variants are tuples of the values in `variant_columns`. tuned_on: ``first``, after the first examples, all that can
+    be known before a stream arrives; ``careful``, of those as good as the best after the first examples the lowest;
+    ``last``, at its end, with hindsight; ``same``, what ``first`` chose for plain fine-tuning (of a random network: for
+    training from scratch), for all methods: the guide is switched on and nothing else about the training changes.
+    """
+    columns = variant_columns(frame)
+    tuning = frame[frame["metric"] == ("validation_last" if tuned_on == "last" else "validation_first")]
+    means = tuning.groupby([*columns, "learning_rate"])["value"].mean()
+    chosen = {variant: of_variant.idxmax()[-1] for variant, of_variant in means.groupby(level=columns)}
+    if tuned_on == "careful":
+        by_seed = tuning.pivot(index=[*columns, "seed"], columns="learning_rate", values="value")
+        return {variant: _lowest_as_good(by_seed.xs(variant, level=columns), best) for variant, best in chosen.items()}
+    if tuned_on == "same":
+        where = [i for i, column in enumerate(columns) if column not in METHOD]
+        conditions = {variant: tuple(variant[i] for i in where) for variant in chosen}
+        method = columns.index("method")
+        plain = {conditions[v]: rate for v, rate in chosen.items() if v[method] in ("plain", "scratch")}
+        return {variant: plain[condition] for variant, condition in conditions.items()}
+    return chosen
+
+
+def _lowest_as_good(scores: pd.DataFrame, best: float) -> float:
+    """The lowest rate that falls short of the ``best`` by at most one standard error of the difference between seeds.
+
+    scores: [seeds, rates]. Where many rates do equally well, which is best is chance (the rule of one standard error,
+    Breiman et al. 1984, Classification and Regression Trees). A single seed has no standard error: only equals count.
+    """
+    short = scores.rsub(scores[best], axis=0)
+    rounding = 1e-4  # in files, which must not decide
+    return (short.mean() <= short.sem().fillna(0) + rounding).idxmax()
+
+
+def at_chosen_rates(frame: pd.DataFrame, tuned_on: str) -> pd.DataFrame:
+    """The test rows (all that are not validation) of every variant at its rate from `choose_rates`.
+
+    Chosen again among the rates that were tested: of two that were equal in tuning, rounding in a file may prefer the
+    other one.
+    """
+    columns = variant_columns(frame)
+    tuning = frame["metric"].str.startswith("validation_")
+    tested = frame.loc[~tuning, [*columns, "learning_rate"]].drop_duplicates()
+    chosen = choose_rates(frame[tuning].merge(tested), tuned_on)
+    rates = [chosen.get(variant) for variant in frame[columns].itertuples(index=False, name=None)]
+    return frame[(frame["learning_rate"] == rates) & ~tuning]
+
+
+def best_settings(frame: pd.DataFrame, variant: Sequence[str], setting: Sequence[str]) -> dict[tuple, tuple]:
+    """The setting of each variant with the highest mean ``validation``; of equals the lowest.
+
+    variant, setting: the columns that tell them apart. Variants keep the frame's order.
+    """
+    tuning = frame[frame["metric"] == "validation"]
+    means = tuning.groupby([*variant, *setting])["value"].mean()
+    best = {key: of.idxmax()[-len(setting) :] for key, of in means.groupby(level=list(variant))}
+    order = tuning[list(variant)].drop_duplicates().itertuples(index=False, name=None)
+    return {key: best[key] for key in order}
