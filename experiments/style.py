@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,6 +13,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+
+from experiments.methods import Method
 
 # Okabe-Ito colours: distinct for colour-blind readers.
 COLORS = {
@@ -93,18 +96,24 @@ def by_method(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(m, frame[frame["method"] == m]) for m in COLORS if m in set(frame["method"])]
 
 
+def of_methods(frame: pd.DataFrame, methods: Iterable[Method]) -> list[tuple[Method, pd.DataFrame]]:
+    """Each method that the frame has, with its rows; in the order of ``methods``."""
+    there = set(frame["method"])
+    return [(method, frame[frame["method"] == method.name]) for method in methods if method.name in there]
+
+
 def rate_axis(axis: Axes) -> None:
     """Learning rates, labelled by decade: matplotlib would label every step of a short range, one over the other."""
     axis.set(xscale="log", xlabel="learning rate")
     axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
-def legend_below(figure: Figure) -> None:
-    """One legend for all panels: each label once, in the order of `LABELS`."""
+def legend_below(figure: Figure, order: Iterable[str] = tuple(LABELS.values())) -> None:
+    """One legend for all panels: each label once, those in ``order`` first, then the others as they come."""
     entries = {}
     for axis in figure.axes:
         entries |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    known = list(LABELS.values())
-    order = sorted(entries, key=lambda label: known.index(label) if label in known else len(known))
-    columns = min(len(order), max(1, int(figure.get_figwidth() / 2.2)))  # an entry is at most that wide
-    figure.legend([entries[label] for label in order], order, loc="outside lower center", ncols=columns)
+    known = list(order)
+    labels = sorted(entries, key=lambda label: known.index(label) if label in known else len(known))
+    columns = min(len(labels), max(1, int(figure.get_figwidth() / 2.2)))  # an entry is at most that wide
+    figure.legend([entries[label] for label in labels], labels, loc="outside lower center", ncols=columns)

@@ -295,10 +295,10 @@ def verdict(frame: pd.DataFrame) -> str:
         mine = of[of["method"] == first["guided"]].iloc[0]
         lines.append(f"  {mine['method']} ranks {mine['rank']} of {len(of)} with {mine['accuracy']:.3f}.")
         others = of[~of["method"].isin(["guided_tensor", "guided_network"])]
-        sides = sides(others)
-        for what, group in sides.items():
+        groups = sides(others)
+        for what, group in groups.items():
             lines.append(f"  {what}: {', '.join(map(_called, group.to_dict('records'))) or 'none'}.")
-        above = sides["above it"]
+        above = groups["above it"]
         cheaper = above[above["preparation_passes"] <= mine["preparation_passes"]]
         names = ", ".join(map(_called, cheaper.to_dict("records"))) or "none"
         lines.append(f"  above it with no more passes to prepare: {names}.")

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.e06_few_shot_neighbours.figures import NAMES
+from experiments.e07_forgetting_neighbours.figures import MEMORIES
 from experiments.e08_domain_shift import run as shift
 from experiments.e08_domain_shift.run import DomainShiftParameters
 from experiments.experiment import Experiment
