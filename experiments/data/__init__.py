@@ -298,7 +298,7 @@ def _by_hand(square: np.ndarray, code: int, drawers: dict[str, np.ndarray]) -> t
 
 def _folder() -> Path:
     """The project's data folder, or the user's cache when this is not a checkout."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent.parent
     return root / "data" if (root / "pyproject.toml").is_file() else Path(pooch.os_cache("gtl_core"))
 
 
