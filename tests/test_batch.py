@@ -18,31 +18,35 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 
 # The same interface as the real package, over two experiments: alpha shares a prepared step with beta.
-PACKAGE = {
-    "__init__.py": "from gtl_core.gathered import GATHERED\nfrom gtl_core.neighbour import NEIGHBOUR",
-    "gathered.py": "GATHERED = 1",
-    "neighbour.py": "NEIGHBOUR = 1",
-    "data.py": """
+PACKAGES = {
+    "gtl_core/__init__.py": "from gtl_core.gathered import GATHERED\nfrom gtl_core.neighbour import NEIGHBOUR",
+    "gtl_core/gathered.py": "GATHERED = 1",
+    "gtl_core/neighbour.py": "NEIGHBOUR = 1",
+    "gtl_core/shared.py": "",
+    "experiments/__init__.py": "",
+    "experiments/data.py": """
         class DataError(RuntimeError): ...
 
         def load(name):
             if name != "glyphs":
                 raise DataError(f"no {name} here")
     """,
-    "workers.py": "def single_thread(): ...",
-    "records.py": "def read(folder, name): return (folder / f'{name}.csv').read_text()",
-    "plots.py": "def save(figure, path):\n    path.parent.mkdir(exist_ok=True)\n    path.write_text(figure)",
-    "alpha.py": "import gtl_core.shared\nfrom gtl_core import GATHERED as SCALE",
-    "beta.py": "from gtl_core import shared\nSCALE = 2",
-    "shared.py": "",
-    "drawing.py": "def draw(frame): return f'drawing of {frame}'",
-    "experiments/__init__.py": "",
+    "experiments/workers.py": "def single_thread(): ...",
+    "experiments/records.py": "def read(folder, name): return (folder / f'{name}.csv').read_text()",
+    "experiments/style.py": "def save(figure, path):\n    path.parent.mkdir(exist_ok=True)\n    path.write_text(figure)",
+    "experiments/e01_alpha/__init__.py": "",
+    "experiments/e01_alpha/run.py": "import gtl_core.shared\nfrom gtl_core import GATHERED as SCALE",
+    "experiments/e01_alpha/figures.py": "def draw(frame): return f'alpha of {frame}'",
+    "experiments/e02_beta/__init__.py": "",
+    "experiments/e02_beta/run.py": "from gtl_core import shared\nSCALE = 2",
+    "experiments/e02_beta/figures.py": "def draw(frame): return f'beta of {frame}'",
     "experiments/catalogue.py": """
-        from dataclasses import dataclass, field
         from typing import Literal
-        from gtl_core.drawing import draw
+        from experiments.e01_alpha import figures as alpha
+        from experiments.e02_beta import figures as beta
+        from experiments.experiment import Experiment
         from experiments.parameters import NotebookParameters, ParameterError
-        from experiments.preparations.pretraining import Step
+        from experiments.preparations.toy import ToyStep
 
         class ToyParameters(NotebookParameters):
             dataset: Literal["glyphs", "omniglot"]
@@ -50,40 +54,39 @@ PACKAGE = {
             fail: bool
 
             def preparations(self):
-                return [Step(seed=self.seed)]
-
-        @dataclass(frozen=True)
-        class Experiment:
-            name: str
-            notebook: str
-            parameters: type
-            figures: dict
-            drawn_from: dict = field(default_factory=dict)
-            reads: tuple = ()
-
-            @property
-            def tables(self):
-                return (self.name,)
+                return [ToyStep(seed=self.seed)]
 
         EXPERIMENTS = {
-            "01_alpha": Experiment("alpha", "01_alpha", ToyParameters, {"alpha_one": draw, "alpha_two": draw}),
-            "02_beta": Experiment("beta", "02_beta", ToyParameters, {"beta": draw}),
+            "01_alpha": Experiment("alpha", "01_alpha", ToyParameters, {"alpha_1": alpha.draw, "alpha_2": alpha.draw}),
+            "02_beta": Experiment("beta", "02_beta", ToyParameters, {"beta": beta.draw}),
         }
     """,
-    "experiments/preparation.py": """
+    "experiments/preparations/__init__.py": "",
+    "experiments/preparations/steps.py": """
+        from importlib import import_module
         from experiments.parameters import Parameters
 
         class Step(Parameters):
-            kind: str = "step"
-            seed: int
-
             def needs(self):
                 return []
 
+            def command(self):
+                return f"{type(self).__module__}:{type(self).__name__} {self.canonical()}"
+
+        def from_command(text):
+            where, fields = text.split(" ", 1)
+            module, name = where.split(":")
+            return getattr(import_module(module), name).model_validate_json(fields)
+    """,
+    "experiments/preparations/toy.py": """
+        from experiments.preparations.steps import Step
+
+        class ToyStep(Step):
+            kind: str = "step"
+            seed: int
+
             def make(self, folder):
                 (folder / f"{self.key}.safetensors").write_text(f"step of seed {self.seed}")
-
-        from_json = Step.model_validate_json
     """,
 }
 PARAMETERS = """
@@ -99,7 +102,7 @@ PARAMETERS = """
 RUN = """
     import os, sys, time
     from pathlib import Path
-    from gtl_core import NAME
+    from experiments.FOLDER import run as NAME
     print("working in", os.getcwd())
     print("a warning", file=sys.stderr)
     (Path(results) / "NAME.json").write_text(str(os.getpid()))
@@ -126,11 +129,13 @@ class Project:
     def __init__(self, root: Path):
         self.root, self.started = root, []
         shutil.copytree(ROOT / "workflow", root / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
-        for name, source in PACKAGE.items():
-            self.write(f"gtl_core/{name}", dedent(source))
-        shutil.copy(ROOT / "gtl_core/experiments/parameters.py", root / "gtl_core/experiments")
+        for path, source in PACKAGES.items():
+            self.write(path, dedent(source))
+        for name in ("parameters.py", "experiment.py"):
+            shutil.copy(ROOT / "experiments" / name, root / "experiments")
         for stem, name in (("01_alpha", "alpha"), ("02_beta", "beta")):
-            cells = [nbformat.v4.new_code_cell(dedent(cell.replace("NAME", name))) for cell in (PARAMETERS, RUN, WRITE)]
+            sources = [cell.replace("NAME", name).replace("FOLDER", f"e{stem}") for cell in (PARAMETERS, RUN, WRITE)]
+            cells = [nbformat.v4.new_code_cell(dedent(source)) for source in sources]
             cells[0].metadata["tags"] = ["parameters"]
             title = nbformat.v4.new_markdown_cell(f"# The {name} experiment")
             metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -203,7 +208,7 @@ def test_a_run_makes_everything(done):
     assert done.read("results/quick/alpha.csv") == "0.5,['step of seed 1']"
     assert done.read("results/quick/beta.csv") == "1.0,['step of seed 1']"
     figures = sorted(path.name for path in (done.root / "results/quick/figures").iterdir())
-    assert figures == ["alpha_one.png", "alpha_two.png", "beta.png"]
+    assert figures == ["alpha_1.png", "alpha_2.png", "beta.png"]
     assert done.output.count("step ") == 1, "what two notebooks share is made once"
     noise = [
         line for line in done.output.splitlines() if not re.match(r"[\w ]+: (started|done in \d+ s)|results/", line)
@@ -238,19 +243,20 @@ def test_a_second_run_does_nothing_and_says_so(done):
     assert before == {path: path.stat().st_mtime_ns for path in (done.root / "results").rglob("*")}
 
 
-BOTH = {f"{rule}_{notebook}" for rule in ("notebook", "figures") for notebook in ("01_alpha", "02_beta")}
+BOTH = {"notebook_01_alpha", "notebook_02_beta"}
 
 
 @pytest.mark.parametrize(
     ("edited", "expected"),
     [
-        ("gtl_core/alpha.py", {"notebook_01_alpha", "figures_01_alpha", "report"}),
-        ("gtl_core/shared.py", {*BOTH, "report"}),
-        ("gtl_core/workers.py", {*BOTH, "report", "prepare"}),
-        ("gtl_core/drawing.py", {"figures_01_alpha", "figures_02_beta"}),
+        ("experiments/e01_alpha/run.py", {"notebook_01_alpha", "figures_01_alpha", "report"}),
+        ("experiments/e01_alpha/figures.py", {"figures_01_alpha"}),
+        ("experiments/e02_beta/figures.py", {"figures_02_beta"}),
+        ("gtl_core/shared.py", {*BOTH, "figures_01_alpha", "figures_02_beta", "report"}),
+        ("experiments/preparations/toy.py", {*BOTH, "figures_01_alpha", "figures_02_beta", "report", "prepare"}),
         ("gtl_core/gathered.py", {"notebook_01_alpha", "figures_01_alpha", "report"}),
         ("gtl_core/neighbour.py", set()),
-        ("gtl_core/experiments/catalogue.py", set()),
+        ("experiments/catalogue.py", set()),
     ],
 )
 def test_an_edit_reruns_what_it_touches_and_nothing_else(done, edited, expected):
@@ -262,16 +268,30 @@ def test_an_edit_reruns_what_it_touches_and_nothing_else(done, edited, expected)
         done.write(edited, content)
 
 
-@pytest.mark.parametrize("name", ["method", "one_shot", "xor", "forgetting", "scaling"])
-def test_in_the_real_project_a_notebook_depends_on_no_other_experiment(name):
-    code = (
-        "import common; from experiments.catalogue import EXPERIMENTS\n"
-        f"notebook = next(e.notebook for e in EXPERIMENTS.values() if e.name == {name!r})\n"
-        "files = {f'gtl_core/experiments/{e.name}.py' for e in EXPERIMENTS.values()}\n"
-        "print(*files.intersection(common.uses(f'notebooks/{notebook}.ipynb')))"
+FOLDERS = sorted(path.name for path in (ROOT / "experiments").glob("e[0-9][0-9]_*"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_in_the_real_project_an_edit_of_an_experiment_reruns_its_notebook_only(folder):
+    """Neither notebook nor figures of any other experiment use a file of this folder; its own notebook uses its run."""
+    code = """
+import common
+from experiments.catalogue import EXPERIMENTS
+for e in EXPERIMENTS.values():
+    figures = common.uses(*(draw.__module__ for draw in e.figures.values()))
+    print(e.notebook, *common.uses(f"notebooks/{e.notebook}.ipynb"), *figures)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "workflow", capture_output=True, text=True, check=True
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "workflow", capture_output=True, text=True)
-    assert result.stdout.split() == [f"gtl_core/experiments/{name}.py"], result.stderr
+    users = {}
+    for line in done.stdout.splitlines():
+        notebook, *files = line.split()
+        users[notebook] = {file for file in files if file.startswith(f"experiments/{folder}/")}
+    own = next(notebook for notebook in users if notebook[:2] == folder[1:3])
+    assert f"experiments/{folder}/run.py" in users.pop(own)
+    assert not any(users.values()), {notebook: files for notebook, files in users.items() if files}
+    assert len(users) == len(FOLDERS) - 1
 
 
 def test_a_changed_parameter_reruns_its_notebook_and_a_spelling_of_it_does_not(done):

@@ -51,11 +51,39 @@ def test_parameter_cell_is_understood_by_papermill_and_complete(path):
     EXPERIMENTS[path.stem].parameters.parse(values)
 
 
+def headings(path) -> dict[str, list]:
+    """The cells below each heading of the second level, in order."""
+    found: dict[str, list] = {"": []}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown" and (heading := re.match(r"## (.+)", cell.source)):
+            found[heading[1]] = []
+        found[list(found)[-1]].append(cell)
+    return found
+
+
 @every_notebook
-def test_the_first_words_are_the_claim_and_the_last_cell_is_the_verdict(path):
+def test_the_first_words_are_the_claim_and_the_last_ones_are_for_the_reader(path):
     cells = nbformat.read(path, as_version=4).cells
     assert cells[0].source.startswith(f"# {path.stem[:2]} · ") and "claim" in cells[0].source
-    assert any(cell.source.startswith("## Verdict") for cell in cells[-4:])
+    *_, verdict, last = headings(path)
+    assert verdict == "Verdict" and last == "What to try next"
+
+
+@every_notebook
+def test_one_task_is_done_by_hand_with_the_public_api_and_is_the_table_s_number(path):
+    parts = headings(path)
+    order = list(parts)
+    assert order.index("One task by hand") < order.index("The whole experiment")
+    by_hand = [cell.source for cell in parts["One task by hand"] if cell.cell_type == "code"]
+    text = "\n".join(by_hand)
+    assert 2 <= len(by_hand) <= 4
+    assert re.search(r"^from gtl_core import .*scout", text, re.MULTILINE) and "scout(" in text
+    called = {
+        node.func.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call) and hasattr(node.func, "id")
+    }
+    assert "Guided" in called or path.stem == "09_scaling"
+    after = "\n".join(cell.source for name in order[order.index("The whole experiment") :] for cell in parts[name])
+    assert re.search(r"^assert .*by_hand", after, re.MULTILINE), "the table's row must be compared with by_hand"
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,18 @@ import sys
 
 import nbformat
 
-from gtl_core import Guide
 from experiments import records
-from gtl_core.experiments import (
-    domain_shift,
-    few_shot_neighbours,
-    forgetting,
-    forgetting_neighbours,
-    guides,
-    method,
-    one_shot,
-    own_model,
-    xor,
-)
+from experiments.e00_two_parameters import run as two_parameters
+from experiments.e01_one_shot import run as one_shot
+from experiments.e02_xor import run as xor
+from experiments.e03_forgetting import run as forgetting
+from experiments.e04_guides import run as guides
+from experiments.e05_own_model import run as own_model
+from experiments.e06_few_shot_neighbours import run as few_shot_neighbours
+from experiments.e07_forgetting_neighbours import run as forgetting_neighbours
+from experiments.e08_domain_shift import run as domain_shift
 from experiments.statistics import paired
+from gtl_core import Guide
 
 TEXT = (records.ROOT / "README.md").read_text()
 NUMBER = r"[+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]"
@@ -52,15 +50,18 @@ def test_numbers_are_those_of_the_paper_profile():
     episodes = records.read("results/paper", "one_shot")
     computed |= set(one_shot.verdicts(episodes)["text"]) | set(one_shot.saturation(episodes)["text"])
     computed |= set(own_model.verdicts(records.read("results/paper", "own_model"))["text"])
-    for neighbours in (few_shot_neighbours, forgetting_neighbours, domain_shift):
-        name = neighbours.__name__.rpartition(".")[2]
+    for name, neighbours in (
+        ("few_shot_neighbours", few_shot_neighbours),
+        ("forgetting_neighbours", forgetting_neighbours),
+        ("domain_shift", domain_shift),
+    ):
         computed |= set(neighbours.ranking(records.read("results/paper", name))["text"])
     streams = records.read("results/paper", "forgetting_neighbours")
     computed |= set(re.findall(NUMBER, forgetting_neighbours.verdict(streams)))  # what the guide adds to others
     computed |= set(guides.differences(records.read("results/paper", "guides"))["text"])
     toy = records.read("results/paper", "method")
     cases = dict(list(toy[toy["metric"] == "excess_loss"].groupby(["family", "method"])))
-    computed |= {paired(cases[family, "guided"], cases[family, "plain"]).text for family in method.FAMILIES}
+    computed |= {paired(cases[family, "guided"], cases[family, "plain"]).text for family in two_parameters.FAMILIES}
     assert len(quoted) >= 5
     assert [number for number in quoted if number not in computed] == []
 
