@@ -134,7 +134,7 @@ def main() -> None:
 
 def checkout(target: Path) -> Path:
     """A copy without results, so that everything is made."""
-    names = ("workflow", "config", "notebooks", "gtl_core", "data")
+    names = ("workflow", "config", "notebooks", "gtl_core", "experiments", "data")
     for name in names:
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     return target
