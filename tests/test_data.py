@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ import torch
 from PIL import Image
 
 from experiments import data
+from experiments.data import glyphs as drawn
+from experiments.data import omniglot as archives
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = os.environ.get("GTL_DATA_DIR")  # before the fixtures take it away
@@ -57,11 +60,18 @@ def content_digest(members: dict[str, bytes]) -> str:
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A data folder of our own, no GTL_DATA_DIR, no proxy between us and 127.0.0.1."""
-    monkeypatch.setattr(data, "_folder", lambda: tmp_path / "data")
-    monkeypatch.setattr(data, "RETRIES", 1)
+    monkeypatch.setattr(data, "FOLDER", tmp_path / "data")
+    monkeypatch.setattr(archives, "RETRIES", 1)
     monkeypatch.delenv("GTL_DATA_DIR", raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    return tmp_path / "data"
+    yield tmp_path / "data"
+    data.load.cache_clear()  # nobody else may get what was made here
+
+
+def load(name: str) -> data.Dataset:
+    """As a process that has not loaded it before."""
+    data.load.cache_clear()
+    return data.load(name)
 
 
 @pytest.fixture
@@ -72,7 +82,7 @@ def members(monkeypatch):
         EVALUATION: drawings(EVALUATION, {"Gamma": 2}),
     }
     digests = {name: (hashlib.md5(zipped(images)).hexdigest(), content_digest(images)) for name, images in made.items()}
-    monkeypatch.setattr(data, "ARCHIVES", digests)
+    monkeypatch.setattr(archives, "ARCHIVES", digests)
     return made
 
 
@@ -111,11 +121,21 @@ def server(home, members, monkeypatch):
     server.asked, server.broken, server.missing = [], 0, False
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    monkeypatch.setattr(data, "URL", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(archives, "URL", f"http://127.0.0.1:{server.server_port}/")
     yield server
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+# For a process of its own, what the fixtures do in this one.
+OURS = """
+import pathlib
+from experiments import data
+from experiments.data import omniglot
+data.FOLDER, omniglot.ARCHIVES = pathlib.Path({home!r}), {archives!r}
+"""
+HERE = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def files(folder: Path) -> list[str]:
@@ -131,7 +151,7 @@ def same(one: data.Dataset, other: data.Dataset) -> bool:
 
 @pytest.fixture(scope="module")
 def glyphs():
-    return data._draw()
+    return drawn.make()
 
 
 def test_glyphs_have_the_shape_of_omniglot(glyphs):
@@ -188,7 +208,7 @@ def test_rendering_does_not_depend_on_threads_or_global_randomness(glyphs):
     try:
         torch.set_num_threads(1 if threads > 1 else 2)
         torch.rand(3)
-        assert data._draw().digest == glyphs.digest
+        assert drawn.make().digest == glyphs.digest
     finally:
         torch.set_num_threads(threads)
 
@@ -196,27 +216,27 @@ def test_rendering_does_not_depend_on_threads_or_global_randomness(glyphs):
 def test_a_missing_font_is_named(home, monkeypatch, tmp_path):
     monkeypatch.setattr("matplotlib.get_data_path", lambda: str(tmp_path))
     with pytest.raises(data.DataError, match=r"DejaVuSans\.ttf is missing: install"):
-        data.glyphs()
+        load("glyphs")
 
 
 # --- the cache ------------------------------------------------------------------------------------
 
 
 def test_glyphs_are_drawn_once(home, glyphs, monkeypatch):
-    monkeypatch.setattr(data, "_draw", lambda: glyphs)
-    assert same(data.glyphs(), glyphs)
-    monkeypatch.setattr(data, "_draw", lambda: pytest.fail("drawn again"))
-    again = data.glyphs()
+    monkeypatch.setattr(drawn, "make", lambda: glyphs)
+    assert same(load("glyphs"), glyphs)
+    monkeypatch.setattr(drawn, "make", lambda: pytest.fail("drawn again"))
+    again = load("glyphs")
     assert same(again, glyphs) and again.characters == glyphs.characters
     assert torch.equal(again.evaluation, glyphs.evaluation)
     assert files(home) == ["glyphs.safetensors"]
 
 
 def test_cache_files_are_reproducible(shelf, home):
-    data.omniglot()
+    load("omniglot")
     first = (home / "omniglot.safetensors").read_bytes()
     (home / "omniglot.safetensors").unlink()
-    data.omniglot()
+    load("omniglot")
     assert (home / "omniglot.safetensors").read_bytes() == first
 
 
@@ -225,45 +245,42 @@ def test_cache_files_are_reproducible(shelf, home):
 )
 def test_a_damaged_cache_is_made_again(shelf, home, harm):
     path = home / "omniglot.safetensors"
-    good, whole = data.omniglot(), path.read_bytes()
+    good, whole = load("omniglot"), path.read_bytes()
     path.write_bytes(harm(whole))
-    assert same(data.omniglot(), good)
+    assert same(load("omniglot"), good)
     assert path.read_bytes() == whole
 
 
 def test_a_cache_of_another_version_is_made_again(shelf, home, monkeypatch):
-    good, whole = data.omniglot(), (home / "omniglot.safetensors").read_bytes()
-    monkeypatch.setattr(data, "VERSION", data.VERSION + 1)
-    assert same(data.omniglot(), good)
+    good, whole = load("omniglot"), (home / "omniglot.safetensors").read_bytes()
+    monkeypatch.setattr(archives, "VERSION", archives.VERSION + 1)
+    assert same(load("omniglot"), good)
     assert (home / "omniglot.safetensors").read_bytes() != whole
 
 
-def test_full_disk_leaves_no_half_cache(shelf, home, monkeypatch):
-    def full(path, content):
-        with open(path, "wb") as file:
-            file.write(content[: len(content) // 2])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(data.DataError, match=r"cannot write .*No space left on device.*: free space") as caught:
-        data.omniglot()
-    assert isinstance(caught.value.__cause__, OSError)
+def test_a_file_that_the_disk_has_no_room_for_leaves_no_half_cache(shelf, home):
+    """A process that may write 1000 bytes to a file: writing ends in the middle, as on a full disk."""
+    script = f"""{OURS.format(home=str(home), archives=archives.ARCHIVES)}
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    data.load("omniglot")
+except data.DataError as error:
+    print(error)
+"""
+    here = HERE | {"GTL_DATA_DIR": str(shelf)}
+    done = subprocess.run([sys.executable, "-c", script], env=here, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"cannot write \S+omniglot.safetensors \(.+\): free space or make .+ writable\n", done.stdout)
     assert files(home) == []
 
 
 def test_two_processes_can_start_together(shelf, home):
-    script = f"""
-import pathlib, experiments.data as data
-data._folder = lambda: pathlib.Path({str(home)!r})
-data.ARCHIVES = {data.ARCHIVES!r}
-print(data.omniglot().digest)
-"""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    start = dict(env=environment, stdout=subprocess.PIPE, text=True)
+    script = OURS.format(home=str(home), archives=archives.ARCHIVES) + "print(data.load('omniglot').digest)"
+    start = dict(env=HERE | {"GTL_DATA_DIR": str(shelf)}, stdout=subprocess.PIPE, text=True)
     both = [subprocess.Popen([sys.executable, "-c", script], **start) for _ in range(2)]
     printed = [process.communicate(timeout=60)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert printed[0] == printed[1] == f"{data.omniglot().digest}\n"
+    assert printed[0] == printed[1] == f"{load('omniglot').digest}\n"
     assert files(home) == ["omniglot.safetensors"]
 
 
@@ -271,7 +288,7 @@ print(data.omniglot().digest)
 
 
 def test_small_omniglot(shelf):
-    dataset = data.load("omniglot")
+    dataset = load("omniglot")
     assert dataset.examples.shape == (5, 3, 28, 28) and dataset.examples.dtype == torch.uint8
     assert dataset.alphabets == ("Alpha", "Alpha", "Beta", "Gamma", "Gamma")
     assert dataset.characters == ("character01", "character02", "character01", "character01", "character02")
@@ -283,21 +300,21 @@ def test_small_omniglot(shelf):
 
 
 def test_repacked_archives_are_accepted(shelf, members):
-    expected = data.omniglot().digest
+    expected = load("omniglot").digest
     for name, images in members.items():
         with zipfile.ZipFile(shelf / name, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.mkdir(name.removesuffix(".zip"))
             for member in reversed(images):
                 archive.writestr(member, images[member])
-    (data._folder() / "omniglot.safetensors").unlink()
-    assert data.omniglot().digest == expected
+    (data.FOLDER / "omniglot.safetensors").unlink()
+    assert load("omniglot").digest == expected
 
 
 def test_the_folder_may_be_read_only(shelf, home):
     before = {path: path.stat().st_mtime_ns for path in shelf.iterdir()}
     shelf.chmod(0o555)
     try:
-        data.omniglot()
+        load("omniglot")
     finally:
         shelf.chmod(0o755)
     assert {path: path.stat().st_mtime_ns for path in shelf.iterdir()} == before
@@ -306,7 +323,7 @@ def test_the_folder_may_be_read_only(shelf, home):
 def test_a_missing_archive_is_named_and_not_downloaded(shelf, server):
     (shelf / EVALUATION).unlink()
     with pytest.raises(data.DataError, match=f"GTL_DATA_DIR has no {EVALUATION}: put it into"):
-        data.omniglot()
+        load("omniglot")
     assert server.asked == []
 
 
@@ -314,7 +331,7 @@ def test_a_truncated_archive(shelf, home):
     whole = (shelf / BACKGROUND).read_bytes()
     (shelf / BACKGROUND).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(data.DataError, match=f"{BACKGROUND} is not a whole zip archive.*get it again"):
-        data.omniglot()
+        load("omniglot")
     assert files(home) == []
 
 
@@ -323,7 +340,7 @@ def test_a_flipped_bit(shelf):
     raw[150] ^= 1
     (shelf / BACKGROUND).write_bytes(raw)
     with pytest.raises(data.DataError, match="is not a whole zip archive"):
-        data.omniglot()
+        load("omniglot")
 
 
 @pytest.mark.parametrize("change", ["tampered", "renamed", "added", "removed"])
@@ -340,14 +357,14 @@ def test_other_images_are_refused(shelf, members, change):
         del images[first]
     (shelf / EVALUATION).write_bytes(zipped(images))
     with pytest.raises(data.DataError, match=f"{EVALUATION} are not those of the official archive"):
-        data.omniglot()
+        load("omniglot")
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "images/../../evil.txt", "..\\evil.txt", "C:/evil.txt"])
 def test_an_entry_that_points_outside_is_refused(shelf, members, name, tmp_path):
     (shelf / BACKGROUND).write_bytes(zipped(members[BACKGROUND] | {name: b"!"}))
     with pytest.raises(data.DataError, match="points outside"):
-        data.omniglot()
+        load("omniglot")
     assert not list(tmp_path.parent.rglob("evil.txt"))
 
 
@@ -355,53 +372,53 @@ def test_an_entry_that_points_outside_is_refused(shelf, members, name, tmp_path)
 
 
 def test_download_once(server, home):
-    dataset = data.omniglot()
+    dataset = load("omniglot")
     assert dataset.examples.shape == (5, 3, 28, 28)
     assert server.asked == [BACKGROUND, EVALUATION]
     assert files(home) == [BACKGROUND, EVALUATION, "omniglot.safetensors"]
     (home / "omniglot.safetensors").unlink()
-    assert same(data.omniglot(), dataset)
+    assert same(load("omniglot"), dataset)
     assert server.asked == [BACKGROUND, EVALUATION]
 
 
 def test_a_connection_that_breaks_once_is_survived(server, home):
     server.broken = 1
-    assert data.omniglot().examples.shape == (5, 3, 28, 28)
+    assert load("omniglot").examples.shape == (5, 3, 28, 28)
     assert server.asked == [BACKGROUND, BACKGROUND, EVALUATION]
 
 
 def test_a_connection_that_always_breaks(server, home):
     server.broken = 99
     with pytest.raises(
-        data.DataError, match=rf"cannot download {data.URL}{BACKGROUND} .*point GTL_DATA_DIR at"
+        data.DataError, match=rf"cannot download {archives.URL}{BACKGROUND} .*point GTL_DATA_DIR at"
     ) as caught:
-        data.omniglot()
+        load("omniglot")
     assert caught.value.__cause__ is not None
-    assert len(server.asked) == 1 + data.RETRIES
+    assert len(server.asked) == 1 + archives.RETRIES
     assert files(home) == []
 
 
 def test_an_archive_that_is_not_there(server, home, monkeypatch):
-    monkeypatch.setattr(data, "RETRIES", 0)
+    monkeypatch.setattr(archives, "RETRIES", 0)
     server.missing = True
     with pytest.raises(data.DataError, match=r"cannot download .*\(HTTPError\)"):
-        data.omniglot()
+        load("omniglot")
     assert files(home) == []
 
 
 def test_an_archive_with_another_checksum(server, home, members, monkeypatch):
-    monkeypatch.setattr(data, "RETRIES", 0)
+    monkeypatch.setattr(archives, "RETRIES", 0)
     members[BACKGROUND][next(iter(members[BACKGROUND]))] = png(79)
     with pytest.raises(data.DataError, match="cannot download"):
-        data.omniglot()
+        load("omniglot")
     assert files(home) == []
 
 
 def test_no_network(server, home, monkeypatch):
-    monkeypatch.setattr(data, "RETRIES", 0)
-    monkeypatch.setattr(data, "URL", "http://127.0.0.1:9/")  # the discard port: nobody listens
+    monkeypatch.setattr(archives, "RETRIES", 0)
+    monkeypatch.setattr(archives, "URL", "http://127.0.0.1:9/")  # the discard port: nobody listens
     with pytest.raises(data.DataError, match=r"cannot download .*\(ConnectionError\): check the network"):
-        data.omniglot()
+        load("omniglot")
     assert files(home) == []
 
 
@@ -410,9 +427,9 @@ def test_full_disk_during_the_download(server, home, monkeypatch):
         Path(output_file).write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(data.pooch.HTTPDownloader, "__call__", full)
+    monkeypatch.setattr(archives.pooch.HTTPDownloader, "__call__", full)
     with pytest.raises(data.DataError, match=r"\(No space left on device\).*free disk space"):
-        data.omniglot()
+        load("omniglot")
     assert files(home) == []
 
 
@@ -421,7 +438,7 @@ def test_full_disk_during_the_download(server, home, monkeypatch):
 
 def test_an_unknown_name():
     with pytest.raises(data.DataError, match="unknown dataset 'mnist': use one of glyphs, omniglot"):
-        data.load("mnist")
+        load("mnist")
 
 
 def test_the_real_omniglot(home, monkeypatch):
@@ -430,7 +447,7 @@ def test_the_real_omniglot(home, monkeypatch):
     if place is None:
         pytest.skip("needs the real archives: set GTL_DATA_DIR")
     monkeypatch.setenv("GTL_DATA_DIR", str(place))
-    dataset = data.omniglot()
+    dataset = load("omniglot")
     assert dataset.examples.shape == (964 + 659, 20, 28, 28)
     assert dataset.evaluation.tolist() == [False] * 964 + [True] * 659
     assert len(set(dataset.alphabets[:964])) == 30 and len(set(dataset.alphabets[964:])) == 20
