@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
+
+Stream = Literal["single", "shuffled", "class_ordered", "per_class"]
 
 
 def rng(seed: int, *purpose: str | int) -> torch.Generator:
@@ -51,6 +54,30 @@ def labelled(images: Tensor) -> tuple[Tensor, Tensor]:
     """[n_way, n, ...] grouped by class -> inputs [n_way * n, ...] and labels [n_way * n]."""
     n_way, n = images.shape[:2]
     return images.flatten(0, 1), torch.arange(n_way).repeat_interleave(n)
+
+
+def arrivals_of(support: Tensor, stream: Stream, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """The training examples of S streams in order of arrival, from ``support`` [n_way, 1 + n_rounds, S, ...].
+
+    First one example of each class at once. Then the others, one at a time: round by round, one class after the other
+    (``single``); in a random order of each stream's own (``shuffled``); all of a class before the next class
+    (``class_ordered``). Or round by round with all classes together (``per_class``). Yields inputs [N, S, ...] and
+    labels [N, S].
+    """
+    n_way, n_shot, n_streams = support.shape[:3]
+    everything = torch.arange(n_way)[:, None].expand(-1, n_streams)
+    yield support[:, 0], everything
+    if stream == "per_class":
+        yield from ((support[:, r], everything) for r in range(1, n_shot))
+        return
+    order = torch.cartesian_prod(torch.arange(1, n_shot), torch.arange(n_way))  # of pairs (round, class)
+    if stream == "class_ordered":
+        order = torch.cartesian_prod(torch.arange(n_way), torch.arange(1, n_shot)).flip(1)
+    orders = order[:, None].expand(-1, n_streams, -1)
+    if stream == "shuffled":
+        orders = torch.stack([order[torch.randperm(len(order), generator=generator)] for _ in range(n_streams)], 1)
+    for rounds, classes in zip(*orders.unbind(-1), strict=True):  # each [streams]
+        yield support[classes, rounds, torch.arange(n_streams)][None], classes[None]
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -34,19 +34,20 @@ class Memory:
 def follow(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    examples: Iterable[tuple[Tensor, Tensor]],
-    memory: Memory,
+    arrivals: Iterable[tuple[Tensor, Tensor]],
+    memory: Memory | None = None,
     *,
     first_epochs: int,
     epochs: int,
     loss: Callable[[Tensor, Tensor], Tensor] = stacked_cross_entropy,
 ) -> Iterator[int]:
-    """Train on what arrives; yield each arrival's number when it is learned.
+    """Train on what arrives, in steps on all of an arrival at once; yield its number when it is learned.
 
-    examples: pairs of inputs and labels as ``loss`` takes them: [N, S, ...] and [N, 1] (or [N, S]) for S stacked
+    arrivals: pairs of inputs and labels as ``loss`` takes them: [N, S, ...] and [N, 1] (or [N, S]) for S stacked
     networks; [N, ...] and [N] for a single network with ``loss=cross_entropy``.
     """
-    for i, (inputs, labels) in enumerate(examples):
+    memory = memory or Memory()
+    for i, (inputs, labels) in enumerate(arrivals):
         fit(
             model,
             *memory.rehearse(inputs, labels),

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor, nn
 
+from experiments.baselines import continual
 from experiments.data import load
 from experiments.data.splits import split_classes
 from experiments.images import METHODS, N_DRAWERS, ImageParameters, ZeroPoint, start
@@ -24,14 +24,11 @@ from experiments.parameters import Count, Head, distinct
 from experiments.preparations.scouting import Scouting
 from experiments.statistics import at_chosen_rates, bootstrap, choose_rates, paired
 from experiments.workers import parallel
-from gtl_core._engine.stacked import stacked_cross_entropy
 from gtl_core.guide import Displacement
-from gtl_core.tasks import labelled, rng, sample_episode
-from gtl_core.training import correct, fit
+from gtl_core.tasks import Stream, arrivals_of, labelled, rng, sample_episode
+from gtl_core.training import correct
 
 TUNED_ON = ("same", "first", "careful", "last")
-
-Stream = Literal["single", "shuffled", "class_ordered", "per_class"]
 
 
 class ForgettingParameters(ImageParameters):
@@ -278,38 +275,5 @@ def _run_job(job_and_start: tuple[Job, Displacement]) -> Course:
     return Course(torch.stack(by_class).permute(2, 0, 1).numpy(), taught.numpy(), seen)
 
 
-def arrivals_of(support: Tensor, stream: Stream, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """The training examples of S streams in order of arrival, from ``support`` [n_way, 1 + n_rounds, S, ...].
-
-    First one example of each class at once. Then the others, one at a time: round by round, one class after the other
-    (``single``); in a random order of each stream's own (``shuffled``); all of a class before the next class
-    (``class_ordered``). Or round by round with all classes together (``per_class``). Yields inputs [N, S, ...] and
-    labels [N, S].
-    """
-    n_way, n_shot, n_streams = support.shape[:3]
-    everything = torch.arange(n_way)[:, None].expand(-1, n_streams)
-    yield support[:, 0], everything
-    if stream == "per_class":
-        yield from ((support[:, r], everything) for r in range(1, n_shot))
-        return
-    order = torch.cartesian_prod(torch.arange(1, n_shot), torch.arange(n_way))  # of pairs (round, class)
-    if stream == "class_ordered":
-        order = torch.cartesian_prod(torch.arange(n_way), torch.arange(1, n_shot)).flip(1)
-    orders = order[:, None].expand(-1, n_streams, -1)
-    if stream == "shuffled":
-        orders = torch.stack([order[torch.randperm(len(order), generator=generator)] for _ in range(n_streams)], 1)
-    for rounds, classes in zip(*orders.unbind(-1), strict=True):  # each [streams]
-        yield support[classes, rounds, torch.arange(n_streams)][None], classes[None]
-
-
-def follow(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    arrivals: Sequence[tuple[Tensor, Tensor]],
-    first_epochs: int,
-    epochs: int,
-) -> Iterator[int]:
-    """Train a stacked network on what arrives, nothing replayed; yield each arrival's number when it is learned."""
-    for i, (inputs, labels) in enumerate(arrivals):
-        fit(model, inputs, labels, optimizer, epochs=epochs if i else first_epochs, loss=stacked_cross_entropy)
-        yield i
+def follow(model, optimizer, arrivals, first_epochs: int, epochs: int) -> Iterator[int]:  # until 04 has moved
+    yield from continual.follow(model, optimizer, arrivals, first_epochs=first_epochs, epochs=epochs)
