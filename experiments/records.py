@@ -14,6 +14,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from gtl_core.files import replacing
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib", "pillow", "safetensors", "papermill", "snakemake")
 _started = time.monotonic()
@@ -35,8 +37,10 @@ def write(folder: str, name: str, frame: pd.DataFrame, provenance: Mapping[str, 
     target = resolve(folder)
     target.mkdir(parents=True, exist_ok=True)
     # Six digits: below the noise of any experiment here, above the resolution of an accuracy.
-    _replace(target / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    _replace(target / f"{name}.json", json.dumps(provenance, indent=1, sort_keys=True) + "\n")
+    table = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    for ending, text in (("csv", table), ("json", json.dumps(provenance, indent=1, sort_keys=True) + "\n")):
+        with replacing(target / f"{name}.{ending}") as temporary:
+            temporary.write_text(text)
 
 
 def read(folder: str | Path, name: str) -> pd.DataFrame:
@@ -86,12 +90,3 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None  # an installed package or a downloaded archive has no commit
     return done.stdout.strip()
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -19,9 +19,11 @@ import torch
 from loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
+import experiments
+import gtl_core
+
 DASK_TIMEOUT = 10  # seconds within which a cluster must answer
-# Loky takes memory that is kept for the next job (see `single_thread`) for a leak, from 300 MB on, and would start new
-# processes, which have to import torch again, every half minute.
+# Loky takes memory that is kept (see `single_thread`) for a leak, from 300 MB on, and would start new processes for it.
 LOKY = {"LOKY_MAX_MEMORY_LEAK_SIZE": "2e9"}
 IDLE = 300  # seconds until a worker without a job ends, as in joblib; loky's own 10 are short where a core is shared
 
@@ -41,16 +43,14 @@ def single_thread() -> None:
     """
     torch.set_num_threads(1)
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        libc.mallopt(m_mmap_threshold, 1 << 30)
-        libc.mallopt(m_trim_threshold, 1 << 30)
+        for threshold in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            libc.mallopt(threshold, 1 << 30)
 
 
 def peak_memory() -> int:
     """The most memory that this process has held so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux counts in what a process inherits from its parent in the other place
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
+    if sys.platform == "linux":  # where `getrusage` counts in what a process inherits from its parent
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -59,21 +59,20 @@ def peak_memory() -> int:
 def parallel(function: Callable, jobs: Sequence, workers: int, description: str, dask_scheduler: str = "") -> list:
     """``[function(job) for job in jobs]`` over ``workers`` processes (0: one per core), with a progress bar.
 
-    dask_scheduler: address of a Dask cluster that does the work instead; its size is then the number of workers. The
-    results are the same wherever they are made. A job goes to whoever is free; function, jobs and results must be
-    picklable. Dask runs the jobs of a lost worker again; without it, a killed worker is a `WorkerError`. So is a
-    cluster that cannot be reached. Whatever ends the call early, Ctrl-C included, ends the workers of this machine.
+    dask_scheduler: address of a Dask cluster that does the work instead, with all its workers. The results are the same
+    wherever they are made. A job goes to whoever is free; function, jobs and results must be picklable. Raises
+    WorkerError if a worker is killed (Dask runs its jobs again) or the cluster cannot be reached. Whatever ends the
+    call early, Ctrl-C included, ends the workers of this machine.
     """
     single_thread()  # the results must be the same wherever the jobs run
     if dask_scheduler:
-        with cluster(dask_scheduler) as executor:
+        with _cluster(dask_scheduler) as executor:
             return _send(executor, partial(_on_cluster, function, _code()), jobs, description)
     workers = min(workers or loky.cpu_count(), len(jobs))
     if workers <= 1:
-        return list(_watched(map(function, jobs), jobs, description))
-    executor = loky.get_reusable_executor(
-        workers, timeout=IDLE, initializer=_start_worker, initargs=(os.getpid(),), env=LOKY
-    )
+        return _watched(map(function, jobs), len(jobs), description)
+    start = {"initializer": _start_worker, "initargs": (os.getpid(),), "env": LOKY}
+    executor = loky.get_reusable_executor(workers, timeout=IDLE, **start)
     try:
         return _send(executor, function, jobs, description)
     except BaseException as error:  # nobody waits for the other jobs any more, which could take hours
@@ -84,12 +83,8 @@ def parallel(function: Callable, jobs: Sequence, workers: int, description: str,
 
 
 @contextmanager
-def cluster(address: str) -> Iterator[Executor]:
-    """An executor whose workers are those of the Dask scheduler at ``address`` (``tcp://host:8786``).
-
-    Raises WorkerError if no cluster answers there, or if its scheduler goes away. `parallel` sees to it that workers
-    have one thread; for other uses start them with ``--nthreads 1``, which makes Dask's nanny do the same.
-    """
+def _cluster(address: str) -> Iterator[Executor]:
+    """An executor on the Dask scheduler at ``address`` (``tcp://host:8786``); WorkerError if none is there, or goes."""
     try:
         from distributed import Client
     except ImportError:
@@ -117,12 +112,17 @@ def cluster(address: str) -> Iterator[Executor]:
 def _send(executor: Executor, function: Callable, jobs: Sequence, description: str) -> list:
     # Not `executor.map`: left early, it cancels its futures, over which loky stumbles before it has killed its workers.
     futures = [executor.submit(function, job) for job in jobs]
-    return list(_watched((future.result() for future in futures), jobs, description))
+    return _watched((future.result() for future in futures), len(jobs), description)
 
 
-def _on_cluster(function: Callable, code: str, job):
+def _watched(results: Iterable, n: int, description: str) -> list:
+    quiet = "TQDM_DISABLE" in os.environ  # tqdm itself overlooks its variable when it draws in a notebook
+    return list(tqdm(results, description, total=n, leave=False, disable=quiet))
+
+
+def _on_cluster(function: Callable, code: str, job: object) -> object:
     if _code() != code:
-        raise WorkerError("the Dask workers have loaded another gtl_core or torch than is here: start them again")
+        raise WorkerError("the Dask workers have loaded another gtl_core, experiments or torch: start them again")
     single_thread()
     return function(job)
 
@@ -131,22 +131,16 @@ def _on_cluster(function: Callable, code: str, job):
 def _code() -> str:
     """Digest of what this process computes with. Workers live long and would go on with the code of yesterday."""
     digest = hashlib.sha256(torch.__version__.encode())
-    package = Path(__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
+    for package in map(Path, (gtl_core.__path__[0], experiments.__path__[0])):
+        for path in sorted(package.rglob("*.py")):
+            digest.update(f"{package.name}/{path.relative_to(package)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-def _watched(results: Iterable, jobs: Sequence, description: str) -> Iterable:
-    quiet = "TQDM_DISABLE" in os.environ  # tqdm itself overlooks its variable when it draws in a notebook
-    return tqdm(results, description, total=len(jobs), leave=False, disable=quiet)
 
 
 def _start_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for the workers, and ends them
-    if sys.platform == "linux":  # a killed batch leaves nothing running
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a killed batch leaves nothing running
     if os.getppid() != parent:  # it was killed while this process started
         os._exit(1)
     single_thread()

@@ -18,12 +18,12 @@ from distributed import Client
 from test_scouting import network
 from test_workers import draw
 
-from gtl_core import scout
 from experiments import workers
 from experiments.e02_xor import run as xor
 from experiments.parameters import ParameterError
-from gtl_core.training import fit
 from experiments.workers import WorkerError, parallel
+from gtl_core import scout
+from gtl_core.training import fit
 
 ROOT = Path(__file__).resolve().parent.parent
 XOR = dict(
@@ -131,7 +131,7 @@ def test_every_job_has_one_thread(cluster):
 
 def test_workers_with_other_code_are_refused(cluster, monkeypatch):
     monkeypatch.setattr(workers, "_code", lambda: "edited since the workers were started")
-    with pytest.raises(WorkerError, match=r"^the Dask workers have loaded another gtl_core or torch than is here"):
+    with pytest.raises(WorkerError, match=r"^the Dask workers have loaded another gtl_core, experiments or torch"):
         parallel(abs, [1, 2], 1, "abs", cluster.address)
 
 

@@ -122,7 +122,7 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     kill = (
         "import os, signal, sys, numpy as np, pathlib\n"
         "sys.path.insert(0, 'tests')\n"
-        "from gtl_core import records\n"
+        "from experiments import records\n"
         "from test_stats_records import tidy\n"
         "def half(self, text): open(self, 'w').write(text[:5]); os.kill(os.getpid(), signal.SIGKILL)\n"
         "pathlib.Path.write_text = half\n"

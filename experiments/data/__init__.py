@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from experiments.records import ROOT
-from gtl_core.guide import read_safetensors, write_safetensors
+from gtl_core.files import read_safetensors, write_safetensors
 
 NAMES = ("glyphs", "omniglot")
 FOLDER = ROOT / "data"
