@@ -2,18 +2,21 @@
 
 import copy
 import math
+from itertools import product
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
-from gtl_core import Guide, Guided, scout
-from experiments import plots
+from experiments.e05_own_model import figures
 from experiments.e05_own_model import run as own_model
-from experiments.e05_own_model.run import OwnModelParameters, ResNet
+from experiments.e05_own_model.resnet import ResNet
+from experiments.e05_own_model.run import OwnModelParameters
 from experiments.parameters import ParameterError
+from gtl_core import Guide, Guided, scout
 from gtl_core.tasks import class_subsets, indices, rng
 from gtl_core.training import fit
 
@@ -481,7 +484,7 @@ SMALL = {
 def test_index_lists_are_neighbours_with_labels_of_their_own():
     p = OwnModelParameters.parse(SMALL | {"n_way": 3})
     images, labels = torch.arange(9 * 20), torch.arange(9).repeat_interleave(20)
-    first, second = own_model._index_lists(p, images, labels)
+    first, second = own_model.scouts_on_indices(p, images, labels, seed=0)
     assert first.indices == [0, 1, 20, 21, 40, 41] and second.indices == [60, 61, 80, 81, 100, 101]
     assert default_collate(list(second))[1].tolist() == [0, 0, 1, 1, 2, 2]
 
@@ -499,14 +502,15 @@ def test_a_network_that_sees_which_way_up_has_no_turning_loss():
 
 def test_frozen_trains_the_head_alone_and_nothing_changes_the_zero_point():
     model = resnet()
-    start = own_model.Start(model, {"classes": Guide({n: torch.zeros_like(p) for n, p in model.named_parameters()})})
+    still = Guide({n: torch.zeros_like(p) for n, p in model.named_parameters()})
+    scouted = own_model.ScoutedResNet(model, {"guided_classes": still})
     before, examples = state(model), task()
     for method in ("frozen", "plain", "guided_classes"):
-        own_model.fine_tune(start, method, 0.1, examples, examples, epochs=2)
+        own_model.fine_tune(scouted, method, 0.1, examples, examples, epochs=2)
     assert same(before, state(model))
 
 
-def test_the_experiment_is_complete_repeatable_and_drawn():
+def test_the_experiment_is_complete_and_repeatable():
     p = OwnModelParameters.parse(SMALL)
     frame = own_model.run(p)
     assert frame.equals(own_model.run(p))
@@ -514,11 +518,39 @@ def test_the_experiment_is_complete_repeatable_and_drawn():
     for method in own_model.METHODS:
         assert sizes[method, "validation_first"] == len(p.learning_rates) and sizes[method, "accuracy"] == p.n_episodes
     assert frame[frame["metric"] == "accuracy"]["value"].between(0, 1).all()
-    assert {m for m, metric in sizes.index if metric == "guide_fc"} == set(own_model.METHODS[2:])
-    table = own_model.verdicts(frame)
-    assert len(table) == 7 and (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
-    assert (table["at_the_edge"] != "").all()  # of two rates, each is at the edge
-    assert len(plots.own_model(frame).axes) == 3
+    assert {m for m, metric in sizes.index if metric == "guide_fc"} == {m.name for m in own_model.BY_SCOUTS}
+
+
+def tiny() -> pd.DataFrame:
+    """Two networks, two episodes, three rates; accuracy rises by 0.1 from method to method, on every episode."""
+    rows = []
+    for (i, method), seed in product(enumerate(own_model.METHODS), (0, 1)):
+        best = (0.01, 0.1, 0.1, 0.1, 0.1)[i]
+        rows += [(seed, method, r, None, "validation_first", 0.9 * (r == best)) for r in (0.01, 0.1, 1.0)]
+        rows += [(seed, method, best, k, "accuracy", 0.1 * i + 0.2 * seed + 0.3 * k) for k in (0, 1)]
+        if method.startswith("guided"):
+            rows += [(seed, method, best, None, f"guide_{part}", 0.01 * i) for part in ("conv1", "fc")]
+    return pd.DataFrame(rows, columns=["seed", "method", "learning_rate", "task", "metric", "value"])
+
+
+def test_verdicts_are_differences_on_the_same_episodes_and_name_rates_at_the_edge():
+    table = own_model.verdicts(tiny()).set_index("comparison")
+    assert len(table) == 7
+    for column in ("low", "mean", "high"):  # seeds and episodes differ, their differences do not
+        assert table.loc["guided_losses - frozen", column] == pytest.approx(0.4)
+        assert table.loc["plain - frozen", column] == pytest.approx(0.1)
+    assert table.loc["guided_classes - plain", "n"] == "2 seeds x 2 episodes"
+    at_the_edge = {name for name, edge in table["at_the_edge"].items() if edge}
+    assert at_the_edge == {name for name in table.index if name.endswith("frozen")}  # 0.01 of 0.01, 0.1 and 1
+    assert set(table["at_the_edge"]) == {"frozen", ""}
+
+
+def test_the_figure_shows_every_method():
+    (legend,) = (figure := figures.own_model(tiny())).legends
+    assert [text.get_text() for text in legend.get_texts()] == [m.label for m in own_model.METHODS.values()]
+    accuracies, rates, guides = figure.axes
+    assert [line.get_xdata()[0] for line in accuracies.lines] == pytest.approx([25, 35, 45, 55, 65])
+    assert len(rates.lines) == 5 and [line.get_ydata()[1] for line in guides.lines] == pytest.approx([0.02, 0.03, 0.04])
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.e05_own_model.run import OwnModelParameters
+from experiments.e05_own_model.run import BY_SCOUTS, METHODS, OwnModelParameters
 from experiments.experiment import Experiment
 from experiments.statistics import at_chosen_rates, bootstrap, by_seed_and_task
-from experiments.style import COLORS, LABELS, STYLE, legend_below, panels
+from experiments.style import STYLE, legend_below, of_methods, panels
 
-# Guided is one method and has one colour; the three kinds of scouts differ by marker and line.
-LOOKS = {
-    "frozen": (LABELS["frozen"], COLORS["frozen"], "o", "-"),
-    "plain": (LABELS["plain"], COLORS["plain"], "o", "-"),
-    "guided_classes": ("guided, scouts: class subsets", COLORS["guided"], "o", "-"),
-    "guided_indices": ("guided, scouts: index lists", COLORS["guided"], "s", "--"),
-    "guided_losses": ("guided, scouts: losses without labels", COLORS["guided"], "^", ":"),
-}
+# Guided is one method and has one colour; the kinds of scouts differ by marker and line.
+FORMATS = dict.fromkeys(METHODS, "o-") | dict(zip((m.name for m in BY_SCOUTS), ("o-", "s--", "^:"), strict=True))
 
 
 def own_model(frame: pd.DataFrame) -> Figure:
@@ -29,27 +23,24 @@ def own_model(frame: pd.DataFrame) -> Figure:
         _accuracy(axes[0, 0], frame)
         _rates(axes[0, 1], frame)
         _guides(axes[0, 2], frame)
-        legend_below(figure)
+        legend_below(figure, [method.label for method in METHODS.values()])
     return figure
 
 
 def _accuracy(axis: Axes, frame: pd.DataFrame) -> None:
     test = at_chosen_rates(frame, "first")
-    for y, (method, (label, color, marker, _)) in enumerate(LOOKS.items()):
-        of = test[(test["method"] == method) & (test["metric"] == "accuracy")]
-        estimate = bootstrap(100 * by_seed_and_task(of))
-        axis.hlines(y, estimate.low, estimate.high, color=color, linewidth=2)
-        axis.plot(estimate.mean, y, marker, color=color, label=label)
-    axis.set(
-        title="test episodes, each at its best rate", xlabel="accuracy (%)", ylim=(len(LOOKS) - 0.5, -0.5), yticks=[]
-    )
+    for y, (method, rows) in enumerate(of_methods(test[test["metric"] == "accuracy"], METHODS.values())):
+        estimate = bootstrap(100 * by_seed_and_task(rows))
+        axis.hlines(y, estimate.low, estimate.high, color=method.colour, linewidth=2)
+        axis.plot(estimate.mean, y, FORMATS[method.name][0], color=method.colour, label=method.label)
+    axis.set(title="test episodes, each at its best rate", xlabel="accuracy (%)", ylim=(y + 0.5, -0.5), yticks=[])
 
 
 def _rates(axis: Axes, frame: pd.DataFrame) -> None:
     tuning = frame[frame["metric"] == "validation_first"]
-    for method, (_, color, marker, line) in LOOKS.items():
-        means = 100 * tuning[tuning["method"] == method].groupby("learning_rate")["value"].mean()
-        axis.plot(means.index, means, marker + line, color=color, markersize=5)
+    for method, rows in of_methods(tuning, METHODS.values()):
+        means = 100 * rows.groupby("learning_rate")["value"].mean()
+        axis.plot(means.index, means, FORMATS[method.name], color=method.colour, markersize=5)
     rates = sorted(tuning["learning_rate"].unique())
     axis.set(title="tuning episodes", xlabel="learning rate", ylabel="accuracy (%)", xscale="log")
     axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
@@ -59,17 +50,11 @@ def _rates(axis: Axes, frame: pd.DataFrame) -> None:
 def _guides(axis: Axes, frame: pd.DataFrame) -> None:
     guides = frame[frame["metric"].str.startswith("guide_")]
     parts = list(dict.fromkeys(guides["metric"]))
-    for method, (_, color, marker, line) in LOOKS.items():
-        of = guides[guides["method"] == method]
-        if len(of):
-            means = of.groupby("metric")["value"].mean()[parts]
-            axis.plot([part.removeprefix("guide_") for part in parts], means, marker + line, color=color, markersize=5)
+    for method, rows in of_methods(guides, METHODS.values()):
+        means = rows.groupby("metric")["value"].mean()[parts]
+        names = [part.removeprefix("guide_") for part in parts]
+        axis.plot(names, means, FORMATS[method.name], color=method.colour, markersize=5)
     axis.set(title="the guides", xlabel="part of the network", ylabel="mean g", yscale="log")
 
 
-EXPERIMENT = Experiment(
-    "own_model",
-    "05_your_own_model",
-    OwnModelParameters,
-    {"own_model": own_model},
-)
+EXPERIMENT = Experiment("own_model", "05_your_own_model", OwnModelParameters, {"own_model": own_model})
