@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from gtl_core import Guided
+from experiments.e02_xor import figures
 from experiments.e02_xor import run as xor
+from experiments.e02_xor.networks import ALL_POINTS, CHECK_EVERY, INPUTS, TARGETS, TinyNetworks
+from experiments.e02_xor.protocols import HEADLINES, METHODS, PROTOCOLS, Protocol
+from experiments.e02_xor.run import XorParameters
 from experiments.parameters import ParameterError
-from experiments.e02_xor.run import ALL_POINTS, INPUTS, TARGETS, Network, Protocol, XorParameters
-from gtl_core.guide import Displacement
 from experiments.statistics import auc, wilson
+from gtl_core import Displacement, Guided
 from gtl_core.tasks import rng
 
 SMALL = dict(
@@ -22,13 +24,13 @@ ACTIVATIONS = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "relu": nn.ReLU}
 every_network = pytest.mark.parametrize("text", ["2-2-1 tanh", "2-2-1 sigmoid", "2-4-1 relu", "2-5-5-1 relu"])
 
 
-def alone(network, theta):
+def alone(networks, theta):
     """One network of the batch as an ordinary module."""
     layers = []
-    for weight, bias in network.layers(theta[None]):
+    for weight, bias in networks.layers(theta[None]):
         linear = nn.Linear(weight.shape[2], weight.shape[1])
         linear.load_state_dict({"weight": weight[0], "bias": bias[0]})
-        layers += [linear, ACTIVATIONS[network.activation]()]
+        layers += [linear, ACTIVATIONS[networks.activation]()]
     return nn.Sequential(*layers[:-1], nn.Sigmoid())
 
 
@@ -49,12 +51,12 @@ def train_alone(model, steps, optimizer, points=ALL_POINTS):
 
 @every_network
 def test_gradients_of_the_batch_are_those_of_each_network(text):
-    network = Network.parse(text)
-    theta = network.draw(5, rng(0))
+    networks = TinyNetworks.parse(text)
+    theta = networks.draw(5, rng(0))
     points = torch.tensor([[0.5, 0, 0.5, 0]])
-    gradients = network.gradient(theta, points, network.activations(theta))
+    gradients = networks.gradient(theta, points, networks.activations(theta))
     for one, gradient in zip(theta, gradients, strict=True):
-        model = alone(network, one)
+        model = alone(networks, one)
         squared_error(model, points).backward()
         torch.testing.assert_close(gradient, flat(p.grad for p in model.parameters()))
 
@@ -64,66 +66,68 @@ def test_gradients_of_the_batch_are_those_of_each_network(text):
 @pytest.mark.parametrize("normalization", ["max", "minmax"])
 @pytest.mark.parametrize("statistic", ["square", "abs"])
 def test_guide_and_guided_descent_of_the_batch_are_the_cores(text, scope, normalization, statistic):
-    network = Network.parse(text)
-    zero_points = network.draw(4, rng(0))
+    networks = TinyNetworks.parse(text)
+    zero_points = networks.draw(4, rng(0))
     protocol = Protocol("", (2,), 5, scope=scope, normalization=normalization, statistic=statistic)
-    displacements, _ = xor.scout(network, zero_points, protocol, 1.0, rng(1))
-    guides = xor.make_guide(network, displacements, torch.ones(4, 6, dtype=torch.bool), protocol)
-    ends, _ = xor.descend(network, zero_points, torch.tensor(2.0), guides, 7)
+    displacements, solved = protocol.scouted(networks, zero_points, XorParameters.parse(SMALL), rng(1))
+    guides = protocol.guide(networks, displacements, solved)
+    ends, _ = networks.descend(zero_points, torch.tensor(2.0), guides, 7)
     pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
     for i, zero_point in enumerate(zero_points):
-        displacement = Displacement(alone(network, zero_point))
+        displacement = Displacement(alone(networks, zero_point))
         for pair in pairs:
-            model = alone(network, zero_point)
+            model = alone(networks, zero_point)
             points = torch.zeros(1, 4)
             points[0, list(pair)] = 0.5
             train_alone(model, 5, torch.optim.SGD(model.parameters(), lr=1.0), points)
             displacement.add(model)
         guide = displacement.guide(scope, normalization, statistic)
         torch.testing.assert_close(guides[i], flat(guide.values()), rtol=1e-3, atol=1e-4)
-        model = alone(network, zero_point)
+        model = alone(networks, zero_point)
         train_alone(model, 7, Guided(torch.optim.SGD(model.parameters(), lr=2.0), model, guide))
         torch.testing.assert_close(ends[i], flat(model.parameters()), rtol=1e-3, atol=1e-4)
 
 
 def test_a_guide_of_one_is_plain_and_of_zero_is_frozen():
-    network = Network.parse("2-2-1 tanh")
-    theta = network.draw(9, rng(0))
+    networks = TinyNetworks.parse("2-2-1 tanh")
+    theta = networks.draw(9, rng(0))
     rates = torch.linspace(0.1, 30, 9)
-    plain, since = xor.descend(network, theta, rates, None, 50)
-    guided, guided_since = xor.descend(network, theta, rates, torch.ones_like(theta), 50)
+    plain, since = networks.descend(theta, rates, None, 50)
+    guided, guided_since = networks.descend(theta, rates, torch.ones_like(theta), 50)
     assert torch.equal(plain, guided) and torch.equal(since, guided_since)
-    assert torch.equal(xor.descend(network, theta, rates, torch.zeros_like(theta), 50)[0], theta)
+    assert torch.equal(networks.descend(theta, rates, torch.zeros_like(theta), 50)[0], theta)
 
 
 def test_each_network_has_its_own_rate():
-    network = Network.parse("2-2-1 tanh")
-    theta = network.draw(2, rng(0))
-    together, _ = xor.descend(network, theta, torch.tensor([0.1, 5.0]), None, 20)
+    networks = TinyNetworks.parse("2-2-1 tanh")
+    theta = networks.draw(2, rng(0))
+    together, _ = networks.descend(theta, torch.tensor([0.1, 5.0]), None, 20)
     for i, rate in enumerate((0.1, 5.0)):
         torch.testing.assert_close(
-            together[i : i + 1], xor.descend(network, theta[i : i + 1], torch.tensor(rate), None, 20)[0]
+            together[i : i + 1], networks.descend(theta[i : i + 1], torch.tensor(rate), None, 20)[0]
         )
 
 
 def test_a_solution_by_hand():
     """Hidden units: relu(x1 + x2) and relu(x1 + x2 - 1); output: sigmoid(10 a - 20 b - 5): -5, 5, 5, -5 before it."""
-    network = Network.parse("2-2-1 relu")
+    networks = TinyNetworks.parse("2-2-1 relu")
     solution = torch.tensor([[1.0, 1, 1, 1, 0, -1, 10, -20, -5]])
     one = 1 / (1 + math.exp(5))
-    assert network.activations(solution)[-1].flatten().tolist() == pytest.approx([one, 1 - one, 1 - one, one], rel=1e-4)
-    assert network.loss(solution).item() == pytest.approx(one**2, rel=1e-4)
-    assert network.solves(solution).all()
-    assert xor.descend(network, solution, torch.tensor(0.1), None, 20)[1].item() == 0
+    assert networks.activations(solution)[-1].flatten().tolist() == pytest.approx(
+        [one, 1 - one, 1 - one, one], rel=1e-4
+    )
+    assert networks.loss(solution).item() == pytest.approx(one**2, rel=1e-4)
+    assert networks.solves(solution).all()
+    assert networks.descend(solution, torch.tensor(0.1), None, 20)[1].item() == 0
     undecided = torch.zeros(1, 9)  # 0.5 everywhere
-    assert not network.solves(undecided).any() and network.loss(undecided).item() == 0.25
+    assert not networks.solves(undecided).any() and networks.loss(undecided).item() == 0.25
     only_zeros = torch.tensor([[0.5, 0, 0, 0.5]])
     undecided[0, -1] = -5  # 0 everywhere
-    assert network.solves(undecided, only_zeros).all() and not network.solves(undecided).any()
+    assert networks.solves(undecided, only_zeros).all() and not networks.solves(undecided).any()
 
 
 def test_zero_points_are_drawn_as_pytorch_draws_them():
-    theta = Network.parse("2-4-1 relu").draw(5000, rng(0))
+    theta = TinyNetworks.parse("2-4-1 relu").draw(5000, rng(0))
     hidden, output = theta[:, :12], theta[:, 12:]
     assert 0.70 < hidden.abs().max() <= 2**-0.5 and 0.49 < output.abs().max() <= 0.5
     assert hidden.mean().abs() < 0.01 and hidden.std().item() == pytest.approx(2**-0.5 / 3**0.5, rel=0.02)
@@ -131,7 +135,7 @@ def test_zero_points_are_drawn_as_pytorch_draws_them():
 
 def test_no_protocol_spends_more_than_the_budget():
     for steps in (400, 1000):
-        for protocol in xor.PROTOCOLS:
+        for protocol in PROTOCOLS:
             phases = len(protocol.exponents)
             main = protocol.main_steps(steps)
             scouting = protocol.scouting_cost * (phases if protocol.renewed else 1)
@@ -142,13 +146,12 @@ def test_no_protocol_spends_more_than_the_budget():
 
 def test_time_counts_scouts_and_failed_attempts():
     p = XorParameters.parse(SMALL)
-    network = Network.parse("2-2-1 relu")
     solution = torch.tensor([[1.0, 1, 1, 1, 0, -1, 10, -20, -5]])
     stuck = torch.zeros(1, 9)
     twice = Protocol("", (1,), 10, attempts=2)
-    assert xor.train(network, [solution, stuck], torch.tensor(0.1), twice, p).item() == 10
-    assert xor.train(network, [stuck, solution], torch.tensor(0.1), twice, p).item() == 210
-    assert xor.train(network, [stuck, stuck], torch.tensor(0.1), twice, p).isnan()
+    assert twice.solving_times("2-2-1 relu", [solution, stuck], torch.tensor(0.1), p).item() == 10
+    assert twice.solving_times("2-2-1 relu", [stuck, solution], torch.tensor(0.1), p).item() == 210
+    assert twice.solving_times("2-2-1 relu", [stuck, stuck], torch.tensor(0.1), p).isnan()
 
 
 def test_wilson_by_hand():
@@ -172,7 +175,7 @@ def test_parameters_are_refused():
 
 @pytest.fixture(scope="module")
 def small():
-    several = [p for p in xor.PROTOCOLS if p.name in ("plain", "points", "plain, 2 inits", "pairs, 2 inits")]
+    several = [p for p in PROTOCOLS if p.name in ("plain", "points", "plain, 2 inits", "pairs, 2 inits")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(xor, "PROTOCOLS", several)
         yield xor.run(XorParameters.parse(SMALL))
@@ -183,13 +186,23 @@ def test_the_experiment_is_complete_and_every_method_has_the_same_budget(small):
     assert set(tuning.groupby(["network", "protocol"]).size()) == {2}
     times = small[small["metric"] == "time"]
     assert set(times.groupby(["network", "method"]).size()) == {12}
-    assert times["value"].max() <= 400 + xor.CHECK_EVERY
-    table = xor.verdicts(small)
+    assert times["value"].max() <= 400 + CHECK_EVERY
+    table = xor.headline_table(small)
     assert ((table["low"] <= table["solved"]) & (table["solved"] <= table["high"])).all()
     assert list(xor.search_table(small).columns) == [*SMALL["networks"], "mean"]
 
 
 def test_tuning_and_test_inits_differ():
     p = XorParameters.parse(SMALL)
-    one, other = (xor._zero_points("2-2-1 tanh", p, purpose, 1)[0] for purpose in ("tuning", "test"))
+    one, other = (p.inits("2-2-1 tanh", purpose, 1)[0] for purpose in ("tuning", "test"))
     assert not torch.isin(one, other).any()
+
+
+def test_every_method_is_a_row_and_every_figure_draws_the_experiment(small):
+    assert {protocol.method for protocol in PROTOCOLS} == set(METHODS)
+    assert set(small["method"]) == set(HEADLINES)
+    for draw in figures.EXPERIMENT.figures.values():
+        assert all(axis.has_data() for axis in draw(small).axes)
+    curves = figures.xor(small).axes
+    assert len(curves) == 4 and [axis.get_title() for axis in curves[:2]] == SMALL["networks"]
+    assert [line.get_label() for line in curves[0].lines] == [METHODS[name].label for name in HEADLINES]

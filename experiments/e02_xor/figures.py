@@ -8,10 +8,14 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from experiments.e02_xor.run import Network, XorParameters
+from experiments.e02_xor.networks import TinyNetworks
+from experiments.e02_xor.protocols import METHODS
+from experiments.e02_xor.run import XorParameters
 from experiments.experiment import Experiment
 from experiments.statistics import wilson
-from experiments.style import COLORS, LABELS, STYLE, by_method, legend_below, panels
+from experiments.style import STYLE, legend_below, of_methods, panels
+
+LEGEND = [row.label for row in METHODS.values() if row.name != "plain"]  # plain, which all are measured by, is last
 
 
 def xor(frame: pd.DataFrame) -> Figure:
@@ -24,29 +28,27 @@ def xor(frame: pd.DataFrame) -> Figure:
     figure, axes = panels(2, len(networks), (3 * len(networks) + 0.4, 5.6), sharey=True, sharex="row")
     with mpl.rc_context(STYLE):
         for network, tuning, testing in zip(networks, *axes, strict=True):
-            for m, of in by_method(times[times["network"] == network]):
-                line, band = {"color": COLORS[m], "label": XOR_LABELS[m]}, {"color": COLORS[m], "alpha": 0.15}
-                shares = frame[(frame["network"] == network) & (frame["protocol"] == of["protocol"].iloc[0])]
+            for method, tests in of_methods(times[times["network"] == network], METHODS.values()):
+                line = {"color": method.colour, "label": method.label}
+                band = {"color": method.colour, "alpha": 0.15, "linewidth": 0}
+                protocol, rate = tests[["protocol", "learning_rate"]].iloc[0]
+                shares = frame[(frame["network"] == network) & (frame["protocol"] == protocol)]
                 by_rate = shares.pivot_table(index="learning_rate", columns="metric", values="value") * 100
                 tuning.plot(by_rate.index, by_rate["share"], marker="o", markersize=3, **line)
-                tuning.fill_between(by_rate.index, by_rate["share_low"], by_rate["share_high"], linewidth=0, **band)
-                rate = of["learning_rate"].iloc[0]
-                chosen = by_rate.loc[rate, "share"]
-                tuning.scatter(rate, chosen, s=80, facecolor="none", edgecolor=COLORS[m], linewidth=1.5)
+                tuning.fill_between(by_rate.index, by_rate["share_low"], by_rate["share_high"], **band)
+                ring = {"facecolor": "none", "edgecolor": method.colour, "linewidth": 1.5}
+                tuning.scatter(rate, by_rate.loc[rate, "share"], s=80, **ring)
                 moments = np.geomspace(10, max(1000, times["value"].max()), 60)
-                solved = [int((of["value"] <= moment).sum()) for moment in moments]
-                low, high = 100 * np.array([wilson(n, len(of)) for n in solved]).T
-                testing.plot(moments, 100 * np.array(solved) / len(of), linewidth=1.5, **line)
-                testing.fill_between(moments, low, high, linewidth=0, **band)
+                solved = [int((tests["value"] <= moment).sum()) for moment in moments]
+                low, high = 100 * np.array([wilson(n, len(tests)) for n in solved]).T
+                testing.plot(moments, 100 * np.array(solved) / len(tests), linewidth=1.5, **line)
+                testing.fill_between(moments, low, high, **band)
             tuning.set(title=network, xscale="log", ylim=(0, 103), xlabel="learning rate")
             testing.set(xscale="log", xlabel="steps, scouting included")
         axes[0, 0].set_ylabel("tuning inits solved (%)")
         axes[1, 0].set_ylabel("test inits solved so far (%)")
-        legend_below(figure)
+        legend_below(figure, LEGEND)
     return figure
-
-
-XOR_LABELS = LABELS | {"plain": "plain descent"}
 
 
 def xor_search(frame: pd.DataFrame) -> Figure:
@@ -63,16 +65,16 @@ def xor_search(frame: pd.DataFrame) -> Figure:
     figure, axes = panels(1, len(networks), (2.3 * len(networks) + 2.6, 0.16 * len(order) + 1.2), sharey=True)
     with mpl.rc_context(STYLE):
         for network, axis in zip(networks, axes[0], strict=True):
-            for m, of in table.loc[network].groupby(level="method"):
-                of = of.droplevel("method")
-                y = [order.get_loc(protocol) for protocol in of.index]
-                axis.hlines(y, of["share_low"], of["share_high"], color=COLORS[m], linewidth=1.5)
-                axis.scatter(of["share"], y, color=COLORS[m], s=14, label=XOR_LABELS[m])
-            axis.axvline(table.loc[(network, "plain", "plain"), "share"], color=COLORS["plain"], linewidth=0.8)
+            for method, found in of_methods(table.loc[network].reset_index(), METHODS.values()):
+                y = order.get_indexer(found["protocol"])
+                axis.hlines(y, found["share_low"], found["share_high"], color=method.colour, linewidth=1.5)
+                axis.scatter(found["share"], y, color=method.colour, s=14, label=method.label)
+            plain = table.loc[(network, "plain", "plain"), "share"]
+            axis.axvline(plain, color=METHODS["plain"].colour, linewidth=0.8)
             axis.set(title=network, xlim=(-3, 103), xlabel="tuning inits solved (%)", ylim=(-1, len(order)))
             axis.grid(axis="y", color="#EEEEEE")
         axes[0, 0].set_yticks(range(len(order)), order, fontsize=7)
-        legend_below(figure)
+        legend_below(figure, LEGEND)
     return figure
 
 
@@ -83,43 +85,39 @@ def xor_map(frame: pd.DataFrame) -> Figure:
     where its own run ends; in between, paths are projections.
     """
     along = frame[frame["metric"].str.fullmatch(r"w\d+")]
-    paths = {m: of.pivot(index="step", columns="metric", values="value") for m, of in along.groupby("method")}
     figure, axes = panels(1, 2, (8.2, 4), sharex=True, sharey=True)
-    if not paths:  # no run was rescued
+    if along.empty:  # no run was rescued
         return figure
-    names = sorted(paths["plain"], key=lambda name: int(name[1:]))
-    ends = {m: of[names].to_numpy()[-1] for m, of in paths.items()}
-    first, second = np.sort(np.abs(ends["plain"] - ends["guided"]).argsort()[-2:])
-    both = np.concatenate([of[names].to_numpy()[:, [first, second]] for of in paths.values()])
+    names = list(along["metric"].unique())  # in the order of theta
+    paths = {  # [steps, P]
+        method: rows.pivot(index="step", columns="metric", values="value")[names].to_numpy()
+        for method, rows in of_methods(along, (METHODS["guided"], METHODS["plain"]))
+    }
+    guided_end, plain_end = (path[-1] for path in paths.values())
+    pair = np.sort(np.abs(plain_end - guided_end).argsort()[-2:])
+    both = np.concatenate(list(paths.values()))[:, pair]
     margin = 0.15 * np.ptp(both, axis=0).max()
     spans = zip(both.min(0) - margin, both.max(0) + margin, strict=True)
-    grid = np.meshgrid(*(np.linspace(low, high, 120) for low, high in spans))
-    network = Network.parse(along["network"].iloc[0])
+    grid = np.stack(np.meshgrid(*(np.linspace(low, high, 120) for low, high in spans)), -1)
+    networks = TinyNetworks.parse(along["network"].iloc[0])
+    titles = {"Other weights: where plain is stuck": plain_end, "Other weights: where guided ends": guided_end}
     with mpl.rc_context(STYLE):
-        for axis, (title, m) in zip(axes[0], MAP_TITLES.items(), strict=True):
-            theta = np.broadcast_to(ends[m], (*grid[0].shape, len(names))).copy()
-            theta[..., first], theta[..., second] = grid
-            flat = torch.from_numpy(theta.reshape(-1, len(names))).float()
-            loss = network.loss(flat).reshape(grid[0].shape)
-            shades = axis.contourf(*grid, loss, levels=np.linspace(0, 1, 41), cmap="Greys", vmax=1.3)
-            for other, of in paths.items():
-                way = of[names].to_numpy()[:, [first, second]]
-                axis.plot(*way.T, color=COLORS[other], linewidth=1.8, label=XOR_LABELS[other])
-                axis.scatter(*way[-1], color=COLORS[other], s=30, zorder=3)
-            axis.scatter(*way[0], s=60, facecolor="white", edgecolor="black", zorder=3, label="zero point")
-            axis.set(title=title, xlabel=network.parameter_name(first))
-        axes[0, 0].set_ylabel(network.parameter_name(second))
+        for axis, (title, end) in zip(axes[0], titles.items(), strict=True):
+            theta = np.tile(end, (*grid.shape[:2], 1))
+            theta[..., pair] = grid
+            loss = networks.loss(torch.from_numpy(theta).float().flatten(0, 1)).reshape(grid.shape[:2])
+            levels = np.linspace(0, 1, 41)
+            shades = axis.contourf(grid[..., 0], grid[..., 1], loss, levels=levels, cmap="Greys", vmax=1.3)
+            for method, path in paths.items():
+                axis.plot(*path[:, pair].T, color=method.colour, linewidth=1.8, label=method.label)
+                axis.scatter(*path[-1, pair], color=method.colour, s=30, zorder=3)
+            start = {"facecolor": "white", "edgecolor": "black", "label": "zero point"}
+            axis.scatter(*both[0], s=60, zorder=3, **start)
+            axis.set(title=title, xlabel=networks.parameter_name(pair[0]))
+        axes[0, 0].set_ylabel(networks.parameter_name(pair[1]))
         axes[0, 0].legend(fontsize=7)
         figure.colorbar(shades, ax=axes[0], label="mean squared error", ticks=np.linspace(0, 1, 6))
     return figure
 
 
-MAP_TITLES = {"Other weights: where plain is stuck": "plain", "Other weights: where guided ends": "guided"}
-
-
-EXPERIMENT = Experiment(
-    "xor",
-    "02_xor",
-    XorParameters,
-    {"xor": xor, "xor_map": xor_map, "xor_search": xor_search},
-)
+EXPERIMENT = Experiment("xor", "02_xor", XorParameters, {"xor": xor, "xor_map": xor_map, "xor_search": xor_search})
