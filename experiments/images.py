@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import product
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field, field_validator
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from experiments.data import load
 from experiments.data.splits import split_classes
+from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN, SCRATCH, TENSOR, Method
 from experiments.models import conv4
 from experiments.parameters import Count, Dataset, Head, ParameterError, Rate, SeededParameters, distinct
 from experiments.preparations.pretraining import Pretraining
@@ -27,10 +28,10 @@ N_DRAWERS = 20
 
 ZeroPoint = Literal["pretrained", "random"]
 
-# Plain fine-tuning of a random network is training from scratch.
+# In the order of tables; legends follow `BASIC`. Plain fine-tuning of a random network is training from scratch.
 METHODS = {
-    "pretrained": ("frozen", "plain", "guided_tensor", "guided_network"),
-    "random": ("frozen", "scratch", "guided_tensor", "guided_network"),
+    zero_point: tuple(method.name for method in (FROZEN, fine_tuning, TENSOR, NETWORK))
+    for zero_point, fine_tuning in (("pretrained", PLAIN), ("random", SCRATCH))
 }
 
 
@@ -81,38 +82,56 @@ class ImageParameters(SeededParameters):
                     )
 
 
-def start(
-    displacement: Displacement, method: str, learning_rate: float, n_copies: int
-) -> tuple[Callable[[Tensor], Tensor], nn.Module, torch.optim.Optimizer]:
-    """A method at its zero point, once for each of ``n_copies`` tasks that are then trained side by side.
+class SideBySide(NamedTuple):
+    """Copies of one network that are trained side by side, each on a task of its own.
 
-    Returns (see, model, optimizer). ``see`` maps images [N, n_copies, 1, 28, 28] to what ``model`` takes in their
-    place: themselves, or, where the body is frozen, its features, computed once for all steps.
+    view: maps images [N, n_copies, 1, 28, 28] to what ``model`` takes in their place: themselves, or, where only the
+    head is trained, its features, computed once for all steps.
     """
-    guide = displacement.guide(scope=method.removeprefix("guided_")) if method.startswith("guided_") else None
-    return start_at(network(displacement), guide, learning_rate, n_copies, frozen=method == "frozen")
+
+    view: Callable[[Tensor], Tensor]
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
 
 
-def start_at(
-    zero_point: nn.Sequential, guide: Guide | None, learning_rate: float, n_copies: int, frozen: bool
-) -> tuple[Callable[[Tensor], Tensor], nn.Module, torch.optim.Optimizer]:
-    """As `start`, from any network with any guide, or none; ``frozen``: the head only."""
-    if frozen:
-        model, see = stack([zero_point.head] * n_copies), partial(_features, zero_point.body)
-    else:
-        model, see = stack([zero_point] * n_copies), _as_they_are
-    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-    if guide is not None:
-        optimizer = Guided(optimizer, model, stack_guide(guide, n_copies))
-    return see, model, optimizer
+def start(
+    displacement: Displacement,
+    method: Method | str,
+    learning_rate: float,
+    n_copies: int,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+) -> SideBySide:
+    """A method at the zero point that scouts started from, with the guide that they found for it, if it has one."""
+    method = BASIC[method] if isinstance(method, str) else method  # names: until 03 and 07 pass rows
+    guide = method.guide(displacement) if method.guide else None
+    return side_by_side(zero_point_of(displacement), guide, learning_rate, n_copies, method.head_only, optimizer)
 
 
-def network(displacement: Displacement) -> nn.Sequential:
+def side_by_side(
+    zero_point: nn.Sequential,
+    guide: Guide | None,
+    learning_rate: float,
+    n_copies: int,
+    head_only: bool = False,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+) -> SideBySide:
+    """Any network, once for each of ``n_copies`` tasks, and ``optimizer(parameters, lr=learning_rate)`` for them all,
+    inside a `Guided` if there is a guide. ``head_only``: the body stays as it is."""
+    trained, view = (zero_point.head, partial(_features, zero_point.body)) if head_only else (zero_point, _as_they_are)
+    model = stack([trained] * n_copies)
+    steps = optimizer(model.parameters(), lr=learning_rate)
+    return SideBySide(view, model, Guided(steps, model, stack_guide(guide, n_copies)) if guide is not None else steps)
+
+
+def zero_point_of(displacement: Displacement) -> nn.Sequential:
     """The `conv4` that scouts started from."""
     parameters = displacement.zero_point
     model = conv4(len(parameters["head.bias"]), len(parameters["body.0.bias"]), generator=rng(0))
     model.load_state_dict(parameters)
     return model
+
+
+start_at, network = side_by_side, zero_point_of  # old names: until 04 and the tests have moved
 
 
 def _as_they_are(images: Tensor) -> Tensor:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
+
+from gtl_core.guide import Displacement, Guide
 
 Predictor = Callable[[Tensor], Tensor]  # queries [M, S, ...] of S tasks -> scores [M, S, n_way], the largest one wins
 
@@ -35,6 +38,7 @@ class Method:
     adapt: learns tasks from their support, ``adapt(start, inputs [N, S, ...], labels, rate, parameters) -> Predictor``.
     has_rate: whether there is a learning rate, or what stands for one, to choose.
     passes: network passes of one task, see `experiments.costs`.
+    guide: its guide, made from a displacement; None: it has none. head_only: the body stays as it is.
     """
 
     name: str
@@ -45,6 +49,8 @@ class Method:
     adapt: Callable[..., Predictor] | None = None
     has_rate: bool = True
     passes: Callable[..., float] | None = None
+    guide: Callable[[Displacement], Guide] | None = None
+    head_only: bool = False
 
     @property
     def colour(self) -> str:
@@ -62,9 +68,10 @@ def table(rows: Iterable[Method]) -> Mapping[str, Method]:
 
 
 SCRATCH = Method("scratch", "from scratch", FROM_SCRATCH)
-FROZEN = Method("frozen", "frozen (linear probe)", FEATURES)
+FROZEN = Method("frozen", "frozen (linear probe)", FEATURES, head_only=True)
 PLAIN = Method("plain", "plain fine-tuning", FINE_TUNING)
-NETWORK = Method("guided_network", "guided (network scope)", GUIDED)
-TENSOR = Method("guided_tensor", "guided (tensor scope)", GUIDED, "#56B4E9")
+NETWORK = Method("guided_network", "guided (network scope)", GUIDED, guide=partial(Displacement.guide, scope="network"))
+_tensor = partial(Displacement.guide, scope="tensor")
+TENSOR = Method("guided_tensor", "guided (tensor scope)", GUIDED, "#56B4E9", guide=_tensor)
 # What 01 and 03 compare, in the order of legends; plain fine-tuning of a random network is training from scratch.
 BASIC = table([SCRATCH, FROZEN, PLAIN, NETWORK, TENSOR])
