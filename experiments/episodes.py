@@ -10,7 +10,8 @@ from experiments.images import N_DRAWERS, ImageParameters
 from experiments.parameters import Count, distinct
 
 GROUP = 10  # episodes of which the mean is one row of the results
-Episodes = Annotated[int, Field(ge=GROUP, multiple_of=GROUP)]
+EpisodeCount = Annotated[int, Field(ge=GROUP, multiple_of=GROUP)]
+Episodes = EpisodeCount  # old name: until 04 and 06 have moved
 
 
 class Task(NamedTuple):
@@ -35,7 +36,7 @@ class EpisodeParameters(ImageParameters):
     """See a notebook's parameter cell for what each one means."""
 
     tasks: tuple[str, ...] = Field(min_length=1)
-    n_episodes: Episodes
+    n_episodes: EpisodeCount
     n_tuning_episodes: Count
     n_query: Count
     epochs: Count

@@ -104,10 +104,10 @@ def start(
     """A method at the zero point that scouts started from, with the guide that they found for it, if it has one."""
     method = BASIC[method] if isinstance(method, str) else method  # names: until 03 and 07 pass rows
     guide = method.guide(displacement) if method.guide else None
-    return side_by_side(zero_point_of(displacement), guide, learning_rate, n_copies, method.head_only, optimizer)
+    return start_from(zero_point_of(displacement), guide, learning_rate, n_copies, method.head_only, optimizer)
 
 
-def side_by_side(
+def start_from(
     zero_point: nn.Sequential,
     guide: Guide | None,
     learning_rate: float,
@@ -131,7 +131,7 @@ def zero_point_of(displacement: Displacement) -> nn.Sequential:
     return model
 
 
-start_at, network = side_by_side, zero_point_of  # old names: until 04 and the tests have moved
+start_at, network = start_from, zero_point_of  # old names: until 04 and the tests have moved
 
 
 def _as_they_are(images: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from experiments.parameters import SeededParameters
+from experiments.statistics import choose_rates
 from experiments.workers import parallel
 
 Purpose = Literal["validation", "test"]
@@ -74,6 +75,12 @@ def tune_and_test(
     chosen = choose(pd.DataFrame(rows))
     tests = [Job(p, seed, v, s, "test") for v in variants for seed in p.seeds() for s in chosen[v]]
     return rows, list(zip(tests, done(tests, "test"), strict=True))
+
+
+def rates_to_test(tuning: pd.DataFrame, tuned_on: Sequence[str]) -> dict[tuple, list[LearningRate]]:
+    """What `tune_and_test` tests if rates are chosen in each of these ways, see `choose_rates`: every rate once."""
+    chosen = [choose_rates(tuning, way) for way in tuned_on]
+    return {variant: [LearningRate(r) for r in sorted({rates[variant] for rates in chosen})] for variant in chosen[0]}
 
 
 def _measured(measure: Callable[[Job, Any], Any], job_and_start: tuple[Job, Any]) -> Any:
