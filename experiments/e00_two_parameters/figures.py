@@ -8,9 +8,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.e00_two_parameters.run import MethodParameters
+from experiments.e00_two_parameters.run import METHODS, TwoParameters
 from experiments.experiment import Experiment
-from experiments.style import COLORS, LABELS, STYLE, panels
+from experiments.methods import GUIDED
+from experiments.style import STYLE, panels
+
+TITLES = {"as scouted": "3. A task of the scouted family", "foreign": "4. A foreign task"}
+ZERO_POINT = {"s": 60, "facecolor": "white", "edgecolor": "black", "zorder": 3}
 
 
 def method(frame: pd.DataFrame) -> Figure:
@@ -22,14 +26,14 @@ def method(frame: pd.DataFrame) -> Figure:
         for w1, w2 in ends:
             scouts.plot([0, w1], [0, w2], color="#CCCCCC", linewidth=0.8, zorder=1)
         scouts.scatter(*ends.T, s=14, color="black", zorder=2, label="scouts")
-        scouts.scatter(0, 0, marker="o", s=60, facecolor="white", edgecolor="black", zorder=3, label="zero point")
+        scouts.scatter(0, 0, label="zero point", **ZERO_POINT)
         scouts.set(title="1. Scouts leave the zero point", ylim=(-2.6, 2.6), xlim=(-2.6, 2.6))
         values = _weights(frame, "guide", "as scouted")[0]
-        guide.bar(["$g_1$", "$g_2$"], values, color=COLORS["guided"], width=0.6)
+        guide.bar(["$g_1$", "$g_2$"], values, color=GUIDED.colour, width=0.6)
         for x, value in enumerate(values):
             guide.text(x, value + 0.02, f"{value:.2g}", ha="center")
         guide.set(title="2. The guide", ylim=(0, 1.12), ylabel="g (share of every step)")
-        for axis, (family, title) in zip(mains, METHOD_TITLES.items(), strict=True):
+        for axis, (family, title) in zip(mains, TITLES.items(), strict=True):
             _descents(axis, frame[(frame["family"] == family) & (frame["task"] == 0)], family)
             axis.set_title(title)
         for axis in (scouts, *mains):
@@ -39,35 +43,28 @@ def method(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-METHOD_TITLES = {"as scouted": "3. A task of the scouted family", "foreign": "4. A foreign task"}
-
-
 def _weights(frame: pd.DataFrame, method: str, family: str) -> np.ndarray:
-    of = frame[(frame["method"] == method) & (frame["family"] == family) & frame["metric"].isin(["w1", "w2"])]
-    return of["value"].to_numpy().reshape(-1, 2)  # recorded in this order
+    """Rows [N, 2] of w1 and w2, in the order in which they were recorded."""
+    rows = frame[(frame["method"] == method) & (frame["family"] == family) & frame["metric"].isin(["w1", "w2"])]
+    return rows["value"].to_numpy().reshape(-1, 2)
 
 
 def _descents(axis: Axes, frame: pd.DataFrame, family: str) -> None:
     examples = frame[frame["method"] == "example"].pivot(index="step", columns="metric", values="value")
     truth = _weights(frame, "truth", family)[0]
-    paths = {m: _weights(frame, m, family) for m in ("plain", "guided")}
+    paths = {name: _weights(frame, name, family) for name in METHODS}
     reach = 1.25 * max(1.0, abs(truth).max(), *(abs(path).max() for path in paths.values()))
     grid = np.linspace(-reach, reach, 160)
     w1, w2 = np.meshgrid(grid, grid)
     errors = [(x1 * w1 + x2 * w2 - y) ** 2 for x1, x2, y in examples[["x1", "x2", "y"]].to_numpy()]
     loss = np.mean(errors, axis=0)
     axis.contourf(w1, w2, np.sqrt(loss), levels=14, cmap="Greys", alpha=0.55)
-    for m, path in paths.items():
-        axis.plot(*path.T, color=COLORS[m], linewidth=1.8, label=LABELS[m])
-        axis.scatter(*path[-1], color=COLORS[m], s=30, zorder=3)
+    for name, path in paths.items():
+        axis.plot(*path.T, color=METHODS[name].colour, linewidth=1.8, label=METHODS[name].label)
+        axis.scatter(*path[-1], color=METHODS[name].colour, s=30, zorder=3)
     axis.scatter(*truth, marker="*", s=140, color="#F0E442", edgecolor="black", zorder=4, label="truth")
-    axis.scatter(0, 0, s=60, facecolor="white", edgecolor="black", zorder=3)
+    axis.scatter(0, 0, **ZERO_POINT)
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach))
 
 
-EXPERIMENT = Experiment(
-    "method",
-    "00_method",
-    MethodParameters,
-    {"method": method},
-)
+EXPERIMENT = Experiment("method", "00_method", TwoParameters, {"method": method})

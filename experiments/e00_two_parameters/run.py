@@ -6,7 +6,6 @@ are few. Scouts see many examples, so they learn that x2 never helps. The main t
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 import pandas as pd
@@ -15,17 +14,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from experiments.methods import GUIDED, PLAIN, Method, table
 from experiments.parameters import Count, NotebookParameters, Rate
-from gtl_core.guide import Displacement
-from gtl_core.guided import Guided
-from gtl_core.scouting import scout
+from gtl_core import Displacement, Guide, Guided, Recipe
 from gtl_core.tasks import rng
 from gtl_core.training import fit
 
 FAMILIES = {"as scouted": 0, "foreign": 1}  # which of the two inputs the target depends on
+METHODS = table([PLAIN, Method("guided", "guided", GUIDED)])
 
 
-class MethodParameters(NotebookParameters):
+class TwoParameters(NotebookParameters):
     """See the notebook's parameter cell for what each one means."""
 
     n_scouts: Count
@@ -37,16 +36,14 @@ class MethodParameters(NotebookParameters):
     steps: Count
 
 
-def zero_point() -> nn.Linear:
-    """Both weights 0."""
+def two_weights() -> nn.Linear:
+    """The zero point: both weights 0."""
     model = nn.Linear(2, 1, bias=False)
     nn.init.zeros_(model.weight)
     return model
 
 
-def draw_task(
-    relevant: int, n_examples: int, noise: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+def draw_task(relevant: int, n_examples: int, noise: float, generator: torch.Generator) -> tuple[Tensor, ...]:
     """inputs [N, 2], targets [N, 1] and the true weights [2] of a task whose target depends on one input only."""
     truth = torch.zeros(2)
     truth[relevant] = torch.randn((), generator=generator)
@@ -55,18 +52,7 @@ def draw_task(
     return inputs, targets, truth
 
 
-def train(model: nn.Module, task: tuple, p: MethodParameters) -> None:
-    """What a scout does: plain gradient descent on its task."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=p.learning_rate)
-    fit(model, *task[:2], optimizer, epochs=p.steps, loss=mse_loss)
-
-
-def send_scouts(p: MethodParameters) -> Displacement:
-    tasks = [draw_task(0, p.scout_examples, p.noise, rng(p.seed, "scout", i)) for i in range(p.n_scouts)]
-    return scout(zero_point(), tasks, partial(train, p=p))
-
-
-def run(p: MethodParameters) -> pd.DataFrame:
+def run(p: TwoParameters) -> pd.DataFrame:
     """Scouts' end points, the guide, and plain and guided descent on ``n_repeats`` main tasks of each family.
 
     Columns: seed, method (scout, guide, plain, guided, truth, example), family, task, step, metric, value. Metrics:
@@ -74,20 +60,20 @@ def run(p: MethodParameters) -> pd.DataFrame:
     ``x2`` and ``y`` (the examples of task 0), and ``excess_loss``: the expected squared error on new examples above the
     noise, which for this model is |w - truth|^2.
     """
-    displacement = send_scouts(p)
-    guide = displacement.guide()
     rows = []
 
     def record(method: str, family: str, task: int | str, step: int | str, **values: Tensor) -> None:
         key = {"seed": p.seed, "method": method, "family": family, "task": task, "step": step}
         rows.extend(key | {"metric": metric, "value": value.item()} for metric, value in values.items())
 
-    for i in range(p.n_scouts):
-        alone = zero_point()
-        train(alone, draw_task(0, p.scout_examples, p.noise, rng(p.seed, "scout", i)), p)
-        record("scout", "as scouted", i, p.steps, w1=alone.weight[0, 0], w2=alone.weight[0, 1])
+    displacement, recipe = Displacement(two_weights()), Recipe(p.learning_rate, p.steps, loss=mse_loss)
+    for i in range(p.n_scouts):  # as `scout` does; here one by one, since the figure shows where each one ends
+        copy = two_weights()
+        recipe(copy, draw_task(0, p.scout_examples, p.noise, rng(p.seed, "scout", i))[:2])
+        displacement.add(copy)
+        record("scout", "as scouted", i, p.steps, w1=copy.weight[0, 0], w2=copy.weight[0, 1])
+    guide = displacement.guide()
     record("guide", "as scouted", "", "", w1=guide["weight"][0, 0], w2=guide["weight"][0, 1])
-
     for family, relevant in FAMILIES.items():
         for i in range(p.n_repeats):
             inputs, targets, truth = draw_task(relevant, p.n_examples, p.noise, rng(p.seed, "main", family, i))
@@ -95,15 +81,22 @@ def run(p: MethodParameters) -> pd.DataFrame:
             if i == 0:  # shown in the figure: its loss landscape follows from its examples
                 for n in range(p.n_examples):
                     record("example", family, i, n, x1=inputs[n, 0], x2=inputs[n, 1], y=targets[n, 0])
-            for method in ("plain", "guided"):
-                model = zero_point()
-                optimizer = torch.optim.SGD(model.parameters(), lr=p.learning_rate)
-                if method == "guided":
-                    optimizer = Guided(optimizer, model, guide)
-                for step in range(p.steps + 1):
-                    if i == 0 or step == p.steps:
-                        record(method, family, i, step, w1=model.weight[0, 0], w2=model.weight[0, 1])
-                    if step < p.steps:
-                        fit(model, inputs, targets, optimizer, epochs=1, loss=mse_loss)
-                record(method, family, i, p.steps, excess_loss=(model.weight[0] - truth).square().sum())
+            for method in METHODS.values():
+                path = _descent(inputs, targets, guide if method.family is GUIDED else None, p)
+                for step in range(p.steps + 1) if i == 0 else [p.steps]:
+                    record(method.name, family, i, step, w1=path[step, 0], w2=path[step, 1])
+                record(method.name, family, i, p.steps, excess_loss=(path[-1] - truth).square().sum())
     return pd.DataFrame(rows)
+
+
+def _descent(inputs: Tensor, targets: Tensor, guide: Guide | None, p: TwoParameters) -> Tensor:
+    """The weights [steps + 1, 2] along the way."""
+    model = two_weights()
+    optimizer = torch.optim.SGD(model.parameters(), lr=p.learning_rate)
+    if guide is not None:
+        optimizer = Guided(optimizer, model, guide)
+    path = [model.weight[0].detach().clone()]
+    for _ in range(p.steps):
+        fit(model, inputs, targets, optimizer, epochs=1, loss=mse_loss)
+        path.append(model.weight[0].detach().clone())
+    return torch.stack(path)
