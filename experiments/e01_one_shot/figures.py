@@ -8,49 +8,51 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.e01_one_shot.run import OneShotParameters, along, octaves, pictures
+from experiments.e01_one_shot.run import (
+    TUNED_ON,
+    OneShotParameters,
+    accuracies,
+    along,
+    octaves,
+    pictures,
+    with_all_scouts,
+)
 from experiments.experiment import Experiment
-from experiments.statistics import at_chosen_rates, bootstrap, by_seed_and_task
-from experiments.style import COLORS, LABELS, STYLE, by_method, legend_below, panels, rate_axis
+from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN
+from experiments.statistics import Estimate, bootstrap, by_seed_and_task
+from experiments.style import STYLE, legend_below, of_methods, panels, rate_axis
 
+METHODS = list(BASIC.values())
+LABELS = [method.label for method in METHODS]
 CONDITIONS = {
     ("pretrained", "random"): "pretrained,\nrandom head",
     ("pretrained", "zero"): "pretrained,\nzero head",
     ("random", "random"): "not pretrained",
 }
+TITLES = {"first": "each its own best rate", "same": "plain's best rate for all"}
+SATURATION = {"n_scouts": "number of scouts", "scout_n_shot": "images per class that a scout sees"}
 
 
 def one_shot_examples(frame: pd.DataFrame) -> Figure:
     """The first test episodes: the support above, queries below, and under each query who classified it right."""
     tasks = sorted(frame.loc[frame["metric"] == "support", "task"].unique())
-    supports = [pictures(frame, "support", task)[:, 0] for task in tasks]
-    queries = [pictures(frame, "query", task) for task in tasks]
-    n_way, n_query = queries[0].shape[:2]
     right = frame[frame["metric"] == "right"]
-    methods = [m for m, _ in by_method(right)]
+    n_way, n_query = pictures(frame, "query", tasks[0]).shape[:2]
     rows, columns = 1 + n_query, len(tasks) * n_way
     figure, axes = panels(rows, columns, (0.86 * columns, 1.12 * rows + 0.5))
     with mpl.rc_context(STYLE):
-        for t, task in enumerate(tasks):
-            for c in range(n_way):
-                column = axes[:, t * n_way + c]
-                _picture(column[0], supports[t][c], "#000000")
+        for t, (task, block) in enumerate(zip(tasks, np.split(axes, len(tasks), axis=1), strict=True)):
+            block[0, n_way // 2].set_title(f"episode {t + 1}: one example of each class", fontsize=9)
+            block[1, n_way // 2].set_title("queries; dot: right, cross: wrong", fontsize=9)
+            supports, queries = pictures(frame, "support", task)[:, 0], pictures(frame, "query", task)
+            for c, column in enumerate(block.T):
+                _picture(column[0], supports[c], "#000000")
                 for q, axis in enumerate(column[1:]):
-                    _picture(axis, queries[t][c, q], "#555555")
-                    for i, m in enumerate(methods):
-                        of = right[
-                            (right["method"] == m) & (right["task"] == task) & (right["step"] == c * n_query + q)
-                        ]
-                        sign = {1.0: "o", 0.0: "x"}[of["value"].item()]
-                        x = (i + 0.5) / len(methods)
-                        axis.plot(
-                            x, -0.12, sign, color=COLORS[m], markersize=5, transform=axis.transAxes, clip_on=False
-                        )
-            axes[0, t * n_way + n_way // 2].set_title(f"episode {t + 1}: one example of each class", fontsize=9)
-            axes[1, t * n_way + n_way // 2].set_title("queries; dot: right, cross: wrong", fontsize=9)
-        for m in methods:
-            axes[0, 0].plot([], [], "o", color=COLORS[m], label=LABELS[m])
-        legend_below(figure)
+                    _picture(axis, queries[c, q], "#555555")
+                    _signs(axis, _where(right, task=task, step=c * n_query + q))
+        for method, _ in of_methods(right, METHODS):
+            axes[0, 0].plot([], [], "o", color=method.colour, label=method.label)
+        legend_below(figure, LABELS)
     return figure
 
 
@@ -61,34 +63,36 @@ def _picture(axis: Axes, image: np.ndarray, ink: str) -> None:
     axis.spines[:].set(visible=True, color="#CCCCCC")
 
 
+def _signs(axis: Axes, right: pd.DataFrame) -> None:
+    """Below a query, one sign per method."""
+    by_method = of_methods(right, METHODS)
+    for i, (method, row) in enumerate(by_method):
+        sign, x = "o" if row["value"].item() else "x", (i + 0.5) / len(by_method)
+        axis.plot(x, -0.12, sign, color=method.colour, markersize=5, transform=axis.transAxes, clip_on=False)
+
+
 def one_shot(frame: pd.DataFrame) -> Figure:
     """Test accuracy by method with 95 % intervals: columns by task, rows by how rates were chosen."""
-    frame = _methods_only(frame)
-    tasks = list(dict.fromkeys(frame[["n_way", "n_shot"]].itertuples(index=False, name=None)))
-    conditions = _conditions(frame)
+    frame = with_all_scouts(frame)
+    tasks, conditions = _tasks(frame), _conditions(frame)
     figure, axes = panels(2, len(tasks), (3.2 * len(tasks) + 0.8, 6.4), sharey=True, sharex="col")
     with mpl.rc_context(STYLE):
-        for row, tuned_on in zip(axes, ("first", "same"), strict=True):
-            test = at_chosen_rates(frame, tuned_on)
-            test = test[test["metric"] == "accuracy"]
+        for row, tuned_on in zip(axes, TUNED_ON, strict=True):
+            test = accuracies(frame, tuned_on)
             for axis, (n_way, n_shot) in zip(row, tasks, strict=True):
-                of_task = test[(test["n_way"] == n_way) & (test["n_shot"] == n_shot)]
                 for y, (zero_point, head) in enumerate(conditions):
-                    of = by_method(of_task[(of_task["zero_point"] == zero_point) & (of_task["head"] == head)])
-                    for i, (m, values) in enumerate(of):
-                        estimate = bootstrap(100 * by_seed_and_task(values))
-                        at = y + 0.18 * (i - (len(of) - 1) / 2)
-                        axis.hlines(at, estimate.low, estimate.high, color=COLORS[m], linewidth=2)
-                        axis.plot(estimate.mean, at, "o", color=COLORS[m], markersize=5, label=LABELS[m])
+                    here = _where(test, zero_point=zero_point, head=head, n_way=n_way, n_shot=n_shot)
+                    by_method = of_methods(here, METHODS)
+                    for i, (method, values) in enumerate(by_method):
+                        estimate, at = _percent(values), y + 0.18 * (i - (len(by_method) - 1) / 2)
+                        axis.hlines(at, estimate.low, estimate.high, color=method.colour, linewidth=2)
+                        axis.plot(estimate.mean, at, "o", color=method.colour, markersize=5, label=method.label)
                 axis.set(title=f"{n_way}-way {n_shot}-shot\n{TITLES[tuned_on]}", ylim=(len(conditions) - 0.5, -0.5))
                 axis.set(yticks=range(len(conditions)), yticklabels=conditions.values(), xlabel="accuracy (%)")
                 axis.axvline(100 / n_way, color="#BBBBBB", linewidth=0.8, linestyle=":")
                 axis.label_outer()
-        legend_below(figure)
+        legend_below(figure, LABELS)
     return figure
-
-
-TITLES = {"first": "each its own best rate", "same": "plain's best rate for all"}
 
 
 def one_shot_saturation(frame: pd.DataFrame) -> Figure:
@@ -96,42 +100,32 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
 
     First condition only; rows by how the rate was chosen. Lines across are the methods that need no scouts.
     """
-    base = frame.iloc[0]
-    condition = ["zero_point", "head", "n_way", "n_shot"]
-    others = _methods_only(frame)
-    others = others[(others[condition] == base[condition]).all(axis=1)]
+    condition = dict(frame.iloc[0][["zero_point", "head", "n_way", "n_shot"]])
     figure, axes = panels(2, 2, (8.2, 5.6), sharey="row", sharex="col")
     with mpl.rc_context(STYLE):
-        for row, tuned_on in zip(axes, ("first", "same"), strict=True):
-            flat = at_chosen_rates(others, tuned_on)
-            flat = flat[flat["metric"] == "accuracy"]
+        for row, tuned_on in zip(axes, TUNED_ON, strict=True):
+            test = accuracies(frame, tuned_on)
+            flat = _where(with_all_scouts(test), **condition)
             for axis, (what, label) in zip(row, SATURATION.items(), strict=True):
-                test = along(at_chosen_rates(frame, tuned_on), what)
-                test = test[test["metric"] == "accuracy"]
-                estimates = {n: bootstrap(100 * by_seed_and_task(of)) for n, of in test.groupby(what)}
+                estimates = {n: _percent(values) for n, values in along(test, what).groupby(what)}
                 low, mean, high = ([getattr(e, part) for e in estimates.values()] for part in ("low", "mean", "high"))
-                color = COLORS["guided_network"]
-                axis.fill_between(list(estimates), low, high, color=color, alpha=0.2, linewidth=0)
-                axis.plot(list(estimates), mean, "o-", color=color, markersize=4, label=LABELS["guided_network"])
-                for m in ("frozen", "plain"):
-                    value = 100 * flat.loc[flat["method"] == m, "value"].mean()
-                    axis.axhline(value, color=COLORS[m], linewidth=1.2, linestyle="--", label=LABELS[m])
+                axis.fill_between(list(estimates), low, high, color=NETWORK.colour, alpha=0.2, linewidth=0)
+                axis.plot(list(estimates), mean, "o-", color=NETWORK.colour, markersize=4, label=NETWORK.label)
+                for method, values in of_methods(flat, (FROZEN, PLAIN)):
+                    value = 100 * values["value"].mean()
+                    axis.axhline(value, color=method.colour, linewidth=1.2, linestyle="--", label=method.label)
                 axis.set_xscale("log", base=2)
                 axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%d"))
-                axis.set(xlabel=label, ylabel="accuracy (%)", title=f"{TITLES[tuned_on]}")
+                axis.set(xlabel=label, ylabel="accuracy (%)", title=TITLES[tuned_on])
                 axis.label_outer()
-        legend_below(figure)
+        legend_below(figure, LABELS)
     return figure
-
-
-SATURATION = {"n_scouts": "number of scouts", "scout_n_shot": "images per class that a scout sees"}
 
 
 def one_shot_rates(frame: pd.DataFrame) -> Figure:
     """Accuracy on tuning episodes against the learning rate; bars below: the rates within two points of the best."""
-    frame = _methods_only(frame)
-    tasks = list(dict.fromkeys(frame[["n_way", "n_shot"]].itertuples(index=False, name=None)))
-    conditions = _conditions(frame)
+    frame = with_all_scouts(frame)
+    tasks, conditions = _tasks(frame), _conditions(frame)
     size = (3.2 * len(tasks) + 0.6, 1.0 + 2.4 * len(conditions))
     figure, axes = panels(len(conditions), len(tasks), size, sharex=True, sharey=True)
     tuning, ranges = frame[frame["metric"] == "validation_first"], octaves(frame)
@@ -139,11 +133,11 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
         for row, above, (zero_point, head) in zip(axes, [None, *axes[:-1]], conditions, strict=True):
             for column, (axis, (n_way, n_shot)) in enumerate(zip(row, tasks, strict=True)):
                 here = {"zero_point": zero_point, "head": head, "n_way": n_way, "n_shot": n_shot}
-                for i, (m, of) in enumerate(by_method(_where(tuning, here))):
-                    mean = 100 * of.groupby("learning_rate")["value"].mean()
-                    axis.plot(mean.index, mean, color=COLORS[m], marker="o", markersize=3, label=LABELS[m])
-                    reach = _where(ranges, here | {"method": m}).iloc[0]
-                    axis.hlines(-3 - 3.5 * i, reach["low"], reach["high"], color=COLORS[m], linewidth=3)
+                for i, (method, values) in enumerate(of_methods(_where(tuning, **here), METHODS)):
+                    mean, color = 100 * values.groupby("learning_rate")["value"].mean(), method.colour
+                    axis.plot(mean.index, mean, color=color, marker="o", markersize=3, label=method.label)
+                    reach = _where(ranges, **here, method=method.name).iloc[0]
+                    axis.hlines(-3 - 3.5 * i, reach["low"], reach["high"], color=color, linewidth=3)
                 title = conditions[zero_point, head].replace("\n", " ")
                 axis.set(title=f"{n_way}-way {n_shot}-shot, {title}", ylim=(-17, 100))
                 axis.set(yticks=range(0, 101, 20), ylabel="validation accuracy (%)")
@@ -154,8 +148,17 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
                     axis.set_visible(False)
                     above[column].set_xlabel("learning rate")
                     above[column].tick_params(labelbottom=True)
-        legend_below(figure)
+        legend_below(figure, LABELS)
     return figure
+
+
+def _percent(accuracy: pd.DataFrame) -> Estimate:
+    return bootstrap(100 * by_seed_and_task(accuracy))
+
+
+def _tasks(frame: pd.DataFrame) -> list[tuple[int, int]]:
+    """Ways and shots, in the order of the frame."""
+    return list(dict.fromkeys(frame[["n_way", "n_shot"]].itertuples(index=False, name=None)))
 
 
 def _conditions(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
@@ -164,16 +167,8 @@ def _conditions(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
     return {condition: title for condition, title in CONDITIONS.items() if condition in found}
 
 
-def _where(frame: pd.DataFrame, values: dict[str, object]) -> pd.DataFrame:
+def _where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
     return frame[(frame[list(values)] == pd.Series(values)).all(axis=1)]
-
-
-def _methods_only(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without pictures, and without what is there for saturation only."""
-    base = frame.iloc[0]
-    return frame[(frame["n_scouts"] == base["n_scouts"]) & (frame["scout_n_shot"] == base["scout_n_shot"])].query(
-        "method != 'pictures'"
-    )
 
 
 EXPERIMENT = Experiment(
