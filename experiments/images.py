@@ -117,7 +117,7 @@ def start_from(
 ) -> SideBySide:
     """Any network, once for each of ``n_copies`` tasks, and ``optimizer(parameters, lr=learning_rate)`` for them all,
     inside a `Guided` if there is a guide. ``head_only``: the body stays as it is."""
-    trained, view = (zero_point.head, partial(_features, zero_point.body)) if head_only else (zero_point, _as_they_are)
+    trained, view = (zero_point.head, partial(_features, zero_point.body)) if head_only else (zero_point, nn.Identity())
     model = stack([trained] * n_copies)
     steps = optimizer(model.parameters(), lr=learning_rate)
     return SideBySide(view, model, Guided(steps, model, stack_guide(guide, n_copies)) if guide is not None else steps)
@@ -132,10 +132,6 @@ def zero_point_of(displacement: Displacement) -> nn.Sequential:
 
 
 start_at, network = start_from, zero_point_of  # old names: until 04 and the tests have moved
-
-
-def _as_they_are(images: Tensor) -> Tensor:
-    return images
 
 
 @torch.no_grad()

@@ -8,28 +8,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.e01_one_shot.run import (
-    TUNED_ON,
-    OneShotParameters,
-    accuracies,
-    along,
-    octaves,
-    pictures,
-    with_all_scouts,
-)
+from experiments.e01_one_shot.run import OneShotParameters, accuracies, alike, along, octaves, pictures, with_all_scouts
 from experiments.experiment import Experiment
 from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN
-from experiments.statistics import Estimate, bootstrap, by_seed_and_task
-from experiments.style import STYLE, legend_below, of_methods, panels, rate_axis
+from experiments.statistics import bootstrap, by_seed_and_task
+from experiments.style import HEADS, STYLE, legend_below, of_methods, panels, rate_axis
 
 METHODS = list(BASIC.values())
 LABELS = [method.label for method in METHODS]
-CONDITIONS = {
-    ("pretrained", "random"): "pretrained,\nrandom head",
-    ("pretrained", "zero"): "pretrained,\nzero head",
-    ("random", "random"): "not pretrained",
-}
-TITLES = {"first": "each its own best rate", "same": "plain's best rate for all"}
+TUNED_ON = {"first": "each its own best rate", "same": "plain's best rate for all"}
 SATURATION = {"n_scouts": "number of scouts", "scout_n_shot": "images per class that a scout sees"}
 
 
@@ -77,17 +64,20 @@ def one_shot(frame: pd.DataFrame) -> Figure:
     tasks, conditions = _tasks(frame), _conditions(frame)
     figure, axes = panels(2, len(tasks), (3.2 * len(tasks) + 0.8, 6.4), sharey=True, sharex="col")
     with mpl.rc_context(STYLE):
-        for row, tuned_on in zip(axes, TUNED_ON, strict=True):
+        for row, (tuned_on, title) in zip(axes, TUNED_ON.items(), strict=True):
             test = accuracies(frame, tuned_on)
             for axis, (n_way, n_shot) in zip(row, tasks, strict=True):
                 for y, (zero_point, head) in enumerate(conditions):
                     here = _where(test, zero_point=zero_point, head=head, n_way=n_way, n_shot=n_shot)
                     by_method = of_methods(here, METHODS)
                     for i, (method, values) in enumerate(by_method):
-                        estimate, at = _percent(values), y + 0.18 * (i - (len(by_method) - 1) / 2)
+                        estimate, at = (
+                            bootstrap(100 * by_seed_and_task(values)),
+                            y + 0.18 * (i - (len(by_method) - 1) / 2),
+                        )
                         axis.hlines(at, estimate.low, estimate.high, color=method.colour, linewidth=2)
                         axis.plot(estimate.mean, at, "o", color=method.colour, markersize=5, label=method.label)
-                axis.set(title=f"{n_way}-way {n_shot}-shot\n{TITLES[tuned_on]}", ylim=(len(conditions) - 0.5, -0.5))
+                axis.set(title=f"{n_way}-way {n_shot}-shot\n{title}", ylim=(len(conditions) - 0.5, -0.5))
                 axis.set(yticks=range(len(conditions)), yticklabels=conditions.values(), xlabel="accuracy (%)")
                 axis.axvline(100 / n_way, color="#BBBBBB", linewidth=0.8, linestyle=":")
                 axis.label_outer()
@@ -100,14 +90,15 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
 
     First condition only; rows by how the rate was chosen. Lines across are the methods that need no scouts.
     """
-    condition = dict(frame.iloc[0][["zero_point", "head", "n_way", "n_shot"]])
     figure, axes = panels(2, 2, (8.2, 5.6), sharey="row", sharex="col")
     with mpl.rc_context(STYLE):
-        for row, tuned_on in zip(axes, TUNED_ON, strict=True):
+        for row, (tuned_on, title) in zip(axes, TUNED_ON.items(), strict=True):
             test = accuracies(frame, tuned_on)
-            flat = _where(with_all_scouts(test), **condition)
+            flat = alike(with_all_scouts(test), "zero_point", "head", "n_way", "n_shot")
             for axis, (what, label) in zip(row, SATURATION.items(), strict=True):
-                estimates = {n: _percent(values) for n, values in along(test, what).groupby(what)}
+                estimates = {
+                    n: bootstrap(100 * by_seed_and_task(values)) for n, values in along(test, what).groupby(what)
+                }
                 low, mean, high = ([getattr(e, part) for e in estimates.values()] for part in ("low", "mean", "high"))
                 axis.fill_between(list(estimates), low, high, color=NETWORK.colour, alpha=0.2, linewidth=0)
                 axis.plot(list(estimates), mean, "o-", color=NETWORK.colour, markersize=4, label=NETWORK.label)
@@ -116,7 +107,7 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
                     axis.axhline(value, color=method.colour, linewidth=1.2, linestyle="--", label=method.label)
                 axis.set_xscale("log", base=2)
                 axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%d"))
-                axis.set(xlabel=label, ylabel="accuracy (%)", title=TITLES[tuned_on])
+                axis.set(xlabel=label, ylabel="accuracy (%)", title=title)
                 axis.label_outer()
         legend_below(figure, LABELS)
     return figure
@@ -152,19 +143,14 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def _percent(accuracy: pd.DataFrame) -> Estimate:
-    return bootstrap(100 * by_seed_and_task(accuracy))
-
-
 def _tasks(frame: pd.DataFrame) -> list[tuple[int, int]]:
-    """Ways and shots, in the order of the frame."""
-    return list(dict.fromkeys(frame[["n_way", "n_shot"]].itertuples(index=False, name=None)))
+    return list(frame[["n_way", "n_shot"]].drop_duplicates().itertuples(index=False, name=None))
 
 
 def _conditions(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """Those of `CONDITIONS` that the frame has."""
-    found = set(frame[["zero_point", "head"]].itertuples(index=False, name=None))
-    return {condition: title for condition, title in CONDITIONS.items() if condition in found}
+    """Zero points and heads, with titles."""
+    found = frame[["zero_point", "head"]].drop_duplicates().itertuples(index=False, name=None)
+    return {(z, head): f"pretrained,\n{HEADS[head]}" if z == "pretrained" else "not pretrained" for z, head in found}
 
 
 def _where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
@@ -175,10 +161,5 @@ EXPERIMENT = Experiment(
     "one_shot",
     "01_one_shot",
     OneShotParameters,
-    {
-        "one_shot": one_shot,
-        "one_shot_examples": one_shot_examples,
-        "one_shot_rates": one_shot_rates,
-        "one_shot_saturation": one_shot_saturation,
-    },
+    {draw.__name__: draw for draw in (one_shot, one_shot_examples, one_shot_rates, one_shot_saturation)},
 )

@@ -6,12 +6,12 @@ from dataclasses import replace
 from functools import partial, reduce
 from itertools import pairwise, product
 from operator import add
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from torch import Tensor
 
 from experiments.baselines.few_shot import groups, side_by_side
@@ -52,12 +52,7 @@ class OneShotParameters(EpisodeParameters):
 
     n_query: Annotated[int, Field(ge=N_SHOWN_QUERIES)]
     saturation_scouts: tuple[Count, ...]
-    saturation_n_shots: tuple[Annotated[int, Field(ge=1, le=N_DRAWERS)], ...]
-
-    @field_validator("saturation_n_shots")
-    @classmethod
-    def _distinct_too(cls, values: tuple) -> tuple:
-        return distinct(values)
+    saturation_n_shots: Annotated[tuple[Annotated[int, Field(ge=1, le=N_DRAWERS)], ...], AfterValidator(distinct)]
 
     @field_validator("saturation_scouts")
     @classmethod
@@ -112,7 +107,7 @@ def run(p: OneShotParameters) -> pd.DataFrame:
         p,
         p.variants(),
         settings=lambda variant: [LearningRate(rate) for rate in p.learning_rates],
-        start=lambda job: reduce(add, (scouted[scouting] for scouting in p.scoutings(job.seed, job.variant))),
+        start=lambda job: reduce(add, [scouted[scouting] for scouting in p.scoutings(job.seed, job.variant)]),
         measure=answers,
         validation=lambda right: {"validation_first": right.mean()},
         choose=partial(rates_to_test, tuned_on=TUNED_ON),
@@ -125,13 +120,22 @@ def run(p: OneShotParameters) -> pd.DataFrame:
             rows.append(job.row("accuracy", of_group.mean(), task=task, step=""))
         condition = job.variant._replace(method=first.variant.method)
         if (job.seed, condition) == (first.seed, first.variant) and job.setting.learning_rate == best[job.variant]:
-            rows += _shown_answers(job, right)
-    return pd.DataFrame(rows + _shown_images(first))
+            for task, of_episode in enumerate(right[:N_SHOWN]):
+                rows += _steps(job, "right", task, of_episode.reshape(-1, p.n_query)[:, :N_SHOWN_QUERIES])
+    job = replace(first, variant=first.variant._replace(method="pictures"), setting=LearningRate(""))
+    for task in range(N_SHOWN):
+        shown = episode(first, task)
+        rows += _steps(job, "support", task, _packed(shown.support[:, :1]))
+        rows += _steps(job, "query", task, _packed(shown.query[:, :N_SHOWN_QUERIES]))
+    return pd.DataFrame(rows)
+
+
+def _steps(job: Job, metric: str, task: int, values: np.ndarray) -> list[Row]:
+    return [job.row(metric, value, task=task, step=step) for step, value in enumerate(values.flatten())]
 
 
 def answers(job: Job, displacement: Displacement) -> np.ndarray:
-    """Fine-tune on each episode of the job; 1 or 0 for every query that is then right or wrong,
-    [episodes, n_way * n_query]."""
+    """1 or 0 for every query that is right or wrong after fine-tuning on its episode, [episodes, n_way * n_query]."""
     p, v = job.parameters, job.variant
     n_episodes = p.n_tuning_episodes if job.purpose == "validation" else p.n_episodes
     episodes, right = [episode(job, i) for i in range(n_episodes)], []
@@ -151,37 +155,13 @@ def episode(job: Job, i: int) -> Episode:
     return sample_episode(dataset.examples, classes, v.n_way, v.n_shot, job.parameters.n_query, generator)
 
 
-def _shown_answers(job: Job, right: np.ndarray) -> list[Row]:
-    shown = _shown(right[:N_SHOWN].reshape(N_SHOWN, job.variant.n_way, -1)).reshape(N_SHOWN, -1)
-    return [
-        job.row("right", value, task=task, step=step)
-        for task, values in enumerate(shown)
-        for step, value in enumerate(values)
-    ]
-
-
-def _shown_images(first: Job) -> list[Row]:
-    job = replace(first, variant=first.variant._replace(method="pictures"), setting=LearningRate(""))
-    return [
-        job.row(metric, value, task=task, step=step)
-        for task, shown in enumerate(episode(first, i) for i in range(N_SHOWN))
-        for metric, images in (("support", shown.support[:, :1]), ("query", _shown(shown.query[None])[0]))
-        for step, value in enumerate(_packed(images))
-    ]
-
-
-def _shown(queries: np.ndarray | Tensor) -> np.ndarray | Tensor:
-    """[episodes, n_way, n_query, ...] -> the queries that are kept as pictures."""
-    return queries[:, :, :N_SHOWN_QUERIES]
-
-
 def _packed(images: Tensor) -> np.ndarray:
     """Half a line of an image, 14 pixels, as the bits of one number; figures need no dataset then."""
     return ((images > 0.4).numpy().reshape(-1, 14) << np.arange(14)).sum(1)
 
 
-def pictures(frame: pd.DataFrame, metric: Literal["support", "query"], task: int) -> np.ndarray:
-    """Black-and-white images [n_way, n, 28, 28] of an episode that was kept, from the rows that hold them."""
+def pictures(frame: pd.DataFrame, metric: str, task: int) -> np.ndarray:
+    """Black-and-white images [n_way, n, 28, 28] of an episode's ``support`` or ``query``, as far as they were kept."""
     rows = frame[(frame["metric"] == metric) & (frame["task"] == task)]
     bits = rows.sort_values("step")["value"].astype(int).to_numpy()[:, None] >> np.arange(14) & 1
     return bits.reshape(rows["n_way"].iloc[0], -1, 28, 28)
@@ -193,16 +173,19 @@ def accuracies(frame: pd.DataFrame, tuned_on: str) -> pd.DataFrame:
     return test[test["metric"] == "accuracy"]
 
 
+def alike(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The rows that have what the first one has in these columns."""
+    return frame[(frame[[*columns]] == frame.iloc[0][[*columns]]).all(axis=1)]
+
+
 def with_all_scouts(frame: pd.DataFrame) -> pd.DataFrame:
     """Without pictures, and without what is there for saturation only."""
-    base, alike = frame.iloc[0], ["n_scouts", "scout_n_shot"]
-    return frame[(frame[alike] == base[alike]).all(axis=1) & (frame["method"] != "pictures")]
+    return alike(frame[frame["method"] != "pictures"], "n_scouts", "scout_n_shot")
 
 
 def along(frame: pd.DataFrame, what: str) -> pd.DataFrame:
     """The rows of the guided method in which ``what`` (n_scouts or scout_n_shot) varies and all else is as at first."""
-    alike = [column for column in Variant._fields if column not in ("method", what)]
-    return frame[(frame[alike] == frame.iloc[0][alike]).all(axis=1) & (frame["method"] == NETWORK.name)]
+    return alike(frame[frame["method"] == NETWORK.name], *(c for c in Variant._fields if c != what))
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
