@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from experiments.data import load
+from experiments.data import N_DRAWERS, load
 from experiments.data.splits import split_classes
 from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN, SCRATCH, TENSOR, Method
 from experiments.models import conv4
@@ -23,8 +23,6 @@ from gtl_core._engine.stacked import stack, stack_guide
 from gtl_core.guide import Displacement, Guide
 from gtl_core.guided import Guided
 from gtl_core.tasks import rng
-
-N_DRAWERS = 20
 
 ZeroPoint = Literal["pretrained", "random"]
 

@@ -71,10 +71,8 @@ def one_shot(frame: pd.DataFrame) -> Figure:
                     here = _where(test, zero_point=zero_point, head=head, n_way=n_way, n_shot=n_shot)
                     by_method = of_methods(here, METHODS)
                     for i, (method, values) in enumerate(by_method):
-                        estimate, at = (
-                            bootstrap(100 * by_seed_and_task(values)),
-                            y + 0.18 * (i - (len(by_method) - 1) / 2),
-                        )
+                        estimate = bootstrap(100 * by_seed_and_task(values))
+                        at = y + 0.18 * (i - (len(by_method) - 1) / 2)
                         axis.hlines(at, estimate.low, estimate.high, color=method.colour, linewidth=2)
                         axis.plot(estimate.mean, at, "o", color=method.colour, markersize=5, label=method.label)
                 axis.set(title=f"{n_way}-way {n_shot}-shot\n{title}", ylim=(len(conditions) - 0.5, -0.5))
@@ -96,12 +94,11 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
             test = accuracies(frame, tuned_on)
             flat = alike(with_all_scouts(test), "zero_point", "head", "n_way", "n_shot")
             for axis, (what, label) in zip(row, SATURATION.items(), strict=True):
-                estimates = {
-                    n: bootstrap(100 * by_seed_and_task(values)) for n, values in along(test, what).groupby(what)
-                }
-                low, mean, high = ([getattr(e, part) for e in estimates.values()] for part in ("low", "mean", "high"))
-                axis.fill_between(list(estimates), low, high, color=NETWORK.colour, alpha=0.2, linewidth=0)
-                axis.plot(list(estimates), mean, "o-", color=NETWORK.colour, markersize=4, label=NETWORK.label)
+                numbers, groups = zip(*along(test, what).groupby(what), strict=True)
+                estimates = [bootstrap(100 * by_seed_and_task(values)) for values in groups]
+                low, mean, high = ([getattr(e, part) for e in estimates] for part in ("low", "mean", "high"))
+                axis.fill_between(numbers, low, high, color=NETWORK.colour, alpha=0.2, linewidth=0)
+                axis.plot(numbers, mean, "o-", color=NETWORK.colour, markersize=4, label=NETWORK.label)
                 for method, values in of_methods(flat, (FROZEN, PLAIN)):
                     value = 100 * values["value"].mean()
                     axis.axhline(value, color=method.colour, linewidth=1.2, linestyle="--", label=method.label)
