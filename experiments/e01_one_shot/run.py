@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial, reduce
 from itertools import pairwise, product
 from operator import add
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from gtl_core.guide import Displacement
 from gtl_core.tasks import Episode, rng, sample_episode
 from gtl_core.training import correct, fit
 
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 TUNED_ON = ("first", "same")  # how rates are chosen, see `choose_rates`
 N_SHOWN = 2  # episodes, and queries per class of each, that are kept as pictures
 N_SHOWN_QUERIES = 3
@@ -50,6 +51,7 @@ class Variant(NamedTuple):
 class OneShotParameters(EpisodeParameters):
     """See the notebook's parameter cell for what each one means."""
 
+    optimizer: Literal[*OPTIMIZERS] = "sgd"
     n_query: Annotated[int, Field(ge=N_SHOWN_QUERIES)]
     saturation_scouts: tuple[Count, ...]
     saturation_n_shots: Annotated[tuple[Annotated[int, Field(ge=1, le=N_DRAWERS)], ...], AfterValidator(distinct)]
@@ -136,11 +138,11 @@ def _steps(job: Job, metric: str, task: int, values: np.ndarray) -> list[Row]:
 
 def answers(job: Job, displacement: Displacement) -> np.ndarray:
     """1 or 0 for every query that is right or wrong after fine-tuning on its episode, [episodes, n_way * n_query]."""
-    p, v = job.parameters, job.variant
+    p, v, rate = job.parameters, job.variant, job.setting.learning_rate
     n_episodes = p.n_tuning_episodes if job.purpose == "validation" else p.n_episodes
     episodes, right = [episode(job, i) for i in range(n_episodes)], []
     for some in groups(episodes, max(1, SIDE_BY_SIDE // (v.n_way * v.n_shot))):
-        view, model, optimizer = start(displacement, BASIC[v.method], job.setting.learning_rate, len(some))
+        view, model, optimizer = start(displacement, BASIC[v.method], rate, len(some), OPTIMIZERS[p.optimizer])
         support, labels = side_by_side([one.support for one in some])
         fit(model, view(support), labels, optimizer, epochs=p.epochs, loss=stacked_cross_entropy)
         queries, labels = side_by_side([one.query for one in some])
