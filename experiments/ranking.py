@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
 from experiments.statistics import bootstrap, by_seed_and_task, paired
+
+
+def rank(
+    accuracies: pd.DataFrame,
+    tuning: pd.DataFrame,
+    conditions: Sequence[str],
+    variants: Sequence[str],
+    is_guide: Callable[[Mapping[str, object]], bool],
+    per_row: int = 1,
+    tasks: str = "episodes",
+) -> pd.DataFrame:
+    """Every variant of each condition with its accuracy, as the columns of `accuracy_of`, best first.
+
+    accuracies, tuning: the test rows and the ``validation`` rows of a table. conditions, variants: its columns that
+    tell them apart. is_guide: whether a variant (its columns) is guidance and nothing else. ``guided`` is the variant,
+    a tuple, that does best of those in validation; the columns of `guided_minus` compare it with each; both are left
+    out where there is none.
+    """
+    settings = tuning.columns.intersection(["factor", "strength", "learning_rate"])
+    best = tuning.groupby([*conditions, *variants, *settings])["value"].mean()  # over seeds
+    best = best.groupby(level=[*conditions, *variants]).max()
+    rows = []
+    for condition, there in accuracies.groupby(list(conditions), sort=False):
+        values = dict(list(there.groupby(list(variants), sort=False)))
+        names = {key: dict(zip(variants, key, strict=True)) for key in values}
+        guides = [key for key in values if is_guide(names[key])]
+        guided = max(guides, key=lambda key: best[*condition, *key], default=None)
+        for key, mine in values.items():
+            row = dict(zip(conditions, condition, strict=True)) | names[key] | accuracy_of(mine)
+            if guided:
+                row |= {"guided": guided} | guided_minus(values[guided], mine, tasks, per_row)
+            rows.append(row)
+    return best_first(rows, conditions)
 
 
 def accuracy_of(values: pd.DataFrame) -> dict[str, float]:
