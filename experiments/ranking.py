@@ -22,8 +22,7 @@ def rank(
 
     accuracies, tuning: the test rows and the ``validation`` rows of a table. conditions, variants: its columns that
     tell them apart. is_guide: whether a variant (its columns) is guidance and nothing else. ``guided`` is the variant,
-    a tuple, that does best of those in validation; the columns of `guided_minus` compare it with each; both are left
-    out where there is none.
+    a tuple, that does best of those in validation, or None; the columns of `guided_minus` compare it with each.
     """
     settings = tuning.columns.intersection(["factor", "strength", "learning_rate"])
     best = tuning.groupby([*conditions, *variants, *settings])["value"].mean()  # over seeds
@@ -35,10 +34,8 @@ def rank(
         guides = [key for key in values if is_guide(names[key])]
         guided = max(guides, key=lambda key: best[*condition, *key], default=None)
         for key, mine in values.items():
-            row = dict(zip(conditions, condition, strict=True)) | names[key] | accuracy_of(mine)
-            if guided:
-                row |= {"guided": guided} | guided_minus(values[guided], mine, tasks, per_row)
-            rows.append(row)
+            row = dict(zip(conditions, condition, strict=True)) | names[key] | accuracy_of(mine) | {"guided": guided}
+            rows.append(row | (guided_minus(values[guided], mine, tasks, per_row) if guided else {}))
     return best_first(rows, conditions)
 
 
