@@ -3,8 +3,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pytest
 
+from experiments.e09_scaling import figures
 from experiments.e09_scaling import run as scaling
-from experiments.e09_scaling.run import Setting
+from experiments.e09_scaling.run import Workload
 
 VALUES = {
     "seed": 0,
@@ -36,26 +37,26 @@ PARAMETERS = scaling.ScalingParameters.parse(VALUES)
 
 
 def test_the_model_finds_the_coefficients_that_made_the_times():
-    every = scaling.settings(PARAMETERS)
+    every = scaling.workloads(PARAMETERS)
     true = dict(zip(scaling.terms(every[0]), (1e-4, 1e-9, 2e-9, 3e-9, 0.0), strict=True))
-    seconds = [scaling.predict(true, setting) for setting in every]
+    seconds = [scaling.predict(true, workload) for workload in every]
     assert scaling.fit_model(every, seconds) == pytest.approx(true, rel=1e-6, abs=1e-14)
 
 
 def test_no_coefficient_is_negative():
-    every = scaling.settings(PARAMETERS)
-    falling = [1 / setting.n_parameters for setting in every]  # as no cost can do
+    every = scaling.workloads(PARAMETERS)
+    falling = [1 / workload.n_parameters for workload in every]  # as no cost can do
     assert min(scaling.fit_model(every, falling).values()) >= 0
 
 
 def test_the_work_of_a_scouting_by_hand():
-    work = scaling.terms(Setting(n_parameters=100, batch_size=8, steps=4, n_scouts=5, n_workers=2))
+    work = scaling.terms(Workload(n_parameters=100, batch_size=8, steps=4, n_scouts=5, n_workers=2))
     assert list(work.values()) == [12, 9600, 1200, 500, 500]  # three scouts in a row of four steps each
 
 
 def test_a_network_is_of_the_size_that_was_asked_for():
     for size in (10_000, 1_000_000):
-        assert sum(p.numel() for p in scaling.network(size).parameters()) == pytest.approx(size, rel=0.03)
+        assert sum(p.numel() for p in scaling.perceptron(size).parameters()) == pytest.approx(size, rel=0.03)
 
 
 def test_needs_by_hand():
@@ -83,6 +84,42 @@ def test_limits_compare_needs_with_what_there_is():
 def test_every_scout_is_sent_there_and_back():
     with ThreadPoolExecutor(1) as pool:
         counting = scaling._Counting(pool)
-        scaling.send_scouts(Setting(40_000, 2, 1, 3, 2), PARAMETERS, counting)
-    n = sum(p.numel() for p in scaling.network(40_000).parameters())
+        scaling.carry_out(Workload(40_000, 2, 1, 3, 2), PARAMETERS, counting)
+    n = sum(p.numel() for p in scaling.perceptron(40_000).parameters())
     assert 1 < counting.sent / (3 * 2 * 4 * n) < 1.2
+
+
+def tiny() -> pd.DataFrame:
+    """A table without measuring: the times of a known model, eight copies of memory, four bytes sent each way."""
+    every = scaling.workloads(PARAMETERS)
+    model = dict(zip(scaling.terms(every[0]), (1e-4, 1e-9, 2e-9, 3e-9, 1e-9), strict=True))
+    rows = []
+    for w in every:
+        sent, seconds = (w.n_workers > 1) * 8 * w.n_parameters * w.n_scouts, scaling.predict(model, w)
+        rows += [("measured", *w, "seconds", seconds), ("measured", *w, "sent_bytes", sent)]
+        rows += [(method, *w, "seconds", factor * seconds) for method, factor in (("fitted", 1.1), ("held_out", 1.5))]
+        if w.n_workers == 1 and w.batch_size == 2 and w.steps == 1:
+            rows.append(("measured", *w, "peak_bytes", 8 * 4 * w.n_parameters))
+    empty = [None] * 5
+    rows += [("assumed", *empty, "copies", 8), ("assumed", *empty, "gpu_memory", 80e9)]
+    for method in scaling.TRAININGS:
+        rows += [(method, *empty, metric, value) for metric, value in scaling.needs(PARAMETERS, method).items()]
+    return pd.DataFrame(rows, columns=["method", *Workload._fields, "metric", "value"]).assign(seed=0)
+
+
+def test_errors_and_peaks_are_relative_to_what_was_measured():
+    errors = scaling.errors(tiny())
+    assert errors["fitted"].to_numpy() == pytest.approx(0.1) and errors["held_out"].to_numpy() == pytest.approx(0.5)
+    assert scaling.peaks(tiny()).to_numpy() == pytest.approx(8)
+
+
+def test_the_figures_show_what_the_table_has():
+    seconds, memory, sent = figures.scaling(tiny()).axes
+    assert len(seconds.lines) == 2 * 3 + 2  # measured, fitted, held out by each number of workers; two for the legend
+    points, copies = memory.lines[0].get_xydata(), memory.lines[-1].get_xydata()
+    assert points == pytest.approx(copies)  # eight copies, as the dashed line says
+    assert sent.lines[0].get_ydata() == pytest.approx(2 * sent.lines[1].get_ydata())
+    memory, times = figures.scaling_cluster(tiny()).axes
+    full, lora = (sum(part[i].get_width() for part in memory.containers) for i in (0, 1))
+    assert (full, lora) == pytest.approx((14 + 196, 14 + 1.96))  # GB; LoRA trains a hundredth
+    assert [bars.get_label() for bars in times.containers] == ["all parameters", "LoRA"]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.e09_scaling.run import ScalingParameters
+from experiments.e09_scaling.run import TRAININGS, ScalingParameters
 from experiments.experiment import Experiment
 from experiments.style import STYLE, panels
 
@@ -18,7 +18,6 @@ TIMES = {
     "send_all": "sending every\nscout's parameters",
     "merge_sums": "merging sums",
 }
-TRAINED = {"full": "all parameters", "lora": "LoRA"}
 
 
 def scaling(frame: pd.DataFrame) -> Figure:
@@ -27,20 +26,22 @@ def scaling(frame: pd.DataFrame) -> Figure:
     with mpl.rc_context(STYLE):
         seconds, memory, sent = axes[0]
         base = _base(frame)
-        for n_workers, of in base[base["metric"] == "seconds"].groupby("n_workers"):
+        for n_workers, rows in base[base["metric"] == "seconds"].groupby("n_workers"):
             color = WORKERS.get(n_workers, "black")
-            by_method = {m: part.sort_values("n_parameters") for m, part in of.groupby("method")}
-            at = by_method["measured"]
             label = f"{n_workers:g} worker{'s' * (n_workers > 1)}"
-            seconds.plot(at["n_parameters"], at["value"], "o", color=color, markersize=5, label=label)
-            for method, style in (("fitted", "-"), ("held_out", ":")):
-                of_method = by_method[method]
-                seconds.plot(of_method["n_parameters"], of_method["value"], style, color=color, linewidth=1.3)
+            for method, look in (
+                ("measured", {"marker": "o", "linestyle": "none", "markersize": 5, "label": label}),
+                ("fitted", {"linestyle": "-", "linewidth": 1.3}),
+                ("held_out", {"linestyle": ":", "linewidth": 1.3}),
+            ):
+                curve = rows[rows["method"] == method].sort_values("n_parameters")
+                seconds.plot(curve["n_parameters"], curve["value"], color=color, **look)
         seconds.plot([], [], "-", color="black", label="cost model")
         seconds.plot([], [], ":", color="black", label="cost model without this size")
-        for n_scouts, of in frame[frame["metric"] == "peak_bytes"].groupby("n_scouts"):
-            marker = {"marker": "o" if n_scouts == frame["n_scouts"].dropna().min() else "x", "linestyle": "none"}
-            memory.plot(of["n_parameters"], of["value"] / 1e6, color="black", label=f"{n_scouts:g} scouts", **marker)
+        for n_scouts, peak in frame[frame["metric"] == "peak_bytes"].groupby("n_scouts"):
+            marker = "o" if n_scouts == frame["n_scouts"].dropna().min() else "x"
+            label = f"{n_scouts:g} scouts"
+            memory.plot(peak["n_parameters"], peak["value"] / 1e6, marker, color="black", label=label)
         size = np.array(sorted(set(base["n_parameters"])))
         copies = _assumed(frame, "copies")
         memory.plot(size, 4 * copies * size / 1e6, "--", color="#999999", label=f"{copies:g} copies of the parameters")
@@ -64,21 +65,21 @@ def scaling_cluster(frame: pd.DataFrame) -> Figure:
     figure, axes = panels(1, 2, (9, 3.4))
     with mpl.rc_context(STYLE):
         memory, times = axes[0]
-        of = frame[frame["method"].isin(list(TRAINED))].pivot(index="method", columns="metric", values="value")
-        of = of.loc[list(TRAINED)]
-        left = np.zeros(len(of))
+        need = frame[frame["method"].isin(list(TRAININGS))].pivot(index="method", columns="metric", values="value")
+        need = need.loc[list(TRAININGS)]
+        labels, left = [training.label for training in TRAININGS.values()], np.zeros(len(need))
         for part, color in PARTS.items():
-            memory.barh(list(TRAINED.values()), of[part] / 1e9, left=left, color=color, height=0.5, label=part)
-            left += of[part].to_numpy() / 1e9
+            memory.barh(labels, need[part] / 1e9, left=left, color=color, height=0.5, label=part)
+            left += need[part].to_numpy() / 1e9
         gpu = _assumed(frame, "gpu_memory") / 1e9
         memory.axvline(gpu, color="black", linewidth=1, linestyle="--")
         memory.text(gpu, 1.42, f" one GPU, {gpu:.0f} GB", fontsize=8, va="bottom")
         memory.set(title="Memory of one scout and the sums", xlabel="GB", ylim=(1.75, -0.6))
         memory.legend(loc="lower right", fontsize=7.5)
         place = np.arange(len(TIMES))
-        for shift, (method, color) in zip((-0.2, 0.2), (("full", "#0072B2"), ("lora", "#56B4E9")), strict=True):
-            values = of.loc[method, list(TIMES)]
-            times.bar(place + shift, values, width=0.38, color=color, label=TRAINED[method])
+        for shift, (method, training) in zip((-0.2, 0.2), TRAININGS.items(), strict=True):
+            values = need.loc[method, list(TIMES)]
+            times.bar(place + shift, values, width=0.38, color=training.colour, label=training.label)
             for x, value in zip(place + shift, values, strict=True):
                 times.text(x, value * 1.15, _short(value), ha="center", fontsize=8)
         times.set_xticks(place, list(TIMES.values()))
@@ -105,8 +106,5 @@ def _base(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 EXPERIMENT = Experiment(
-    "scaling",
-    "09_scaling",
-    ScalingParameters,
-    {"scaling": scaling, "scaling_cluster": scaling_cluster},
+    "scaling", "09_scaling", ScalingParameters, {"scaling": scaling, "scaling_cluster": scaling_cluster}
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
 from itertools import product
@@ -17,8 +17,10 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
+from scipy.optimize import nnls
 from torch import nn
 
+from experiments.methods import GUIDED, TENSOR
 from experiments.parameters import Count, NotebookParameters, Rate
 from experiments.workers import peak_memory, single_thread
 from gtl_core.scouting import scout
@@ -31,9 +33,6 @@ COPIES = 8  # of the parameters while a scout is added: model, scout, zero point
 LONG = 1.0  # seconds of repeating one timing; more would not make it more precise
 SUMS = 3  # of a `Displacement`: signed, absolute and squared
 FLOAT32 = 4  # bytes
-
-# Operations per parameter and token: 2 forward, 2 for gradients of activations, 2 for those of trained weights.
-OPERATIONS = {"full": 6, "lora": 4}
 
 
 class ScalingParameters(NotebookParameters):
@@ -61,8 +60,8 @@ class ScalingParameters(NotebookParameters):
     optimizer_bytes: Rate
 
 
-class Setting(NamedTuple):
-    """One measurement; the columns of the results that tell one from another."""
+class Workload(NamedTuple):
+    """One scouting that is measured; the columns of the results that tell one from another."""
 
     n_parameters: int
     batch_size: int
@@ -71,23 +70,39 @@ class Setting(NamedTuple):
     n_workers: int
 
 
-def network(size: int) -> nn.Sequential:
+class Training(NamedTuple):
+    """What of the target network is trained and guided: its label and colour, the share of the parameters, and the
+    operations per parameter and token: 2 forward, 2 for gradients of activations, 2 for those of trained weights."""
+
+    label: str
+    colour: str
+    share: Callable[[ScalingParameters], float]
+    operations: int
+
+
+TRAININGS = {
+    "full": Training("all parameters", GUIDED.colour, lambda p: 1, 6),
+    "lora": Training("LoRA", TENSOR.colour, lambda p: p.lora_share, 4),
+}
+
+
+def perceptron(size: int) -> nn.Sequential:
     """``LAYERS`` square layers with about ``size`` parameters together."""
     width = max(2, round(math.sqrt(size / LAYERS)))
     layers = [layer for _ in range(LAYERS) for layer in (nn.Linear(width, width), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
 
-def settings(p: ScalingParameters) -> list[Setting]:
+def workloads(p: ScalingParameters) -> list[Workload]:
     """All that is timed."""
-    sizes = [sum(w.numel() for w in network(size).parameters()) for size in p.sizes]
-    return [Setting(*values) for values in product(sizes, p.batch_sizes, p.steps, p.n_scouts, p.n_workers)]
+    sizes = [sum(w.numel() for w in perceptron(size).parameters()) for size in p.sizes]
+    return [Workload(*values) for values in product(sizes, p.batch_sizes, p.steps, p.n_scouts, p.n_workers)]
 
 
 def run(p: ScalingParameters) -> pd.DataFrame:
     """Measurements, the cost model's predictions, and the needs of a large network, as a tidy frame.
 
-    Columns: seed, method, those of `Setting`, metric, value. Methods and their metrics:
+    Columns: seed, method, those of `Workload`, metric, value. Methods and their metrics:
 
     - ``measured``: ``seconds``, ``sent_bytes`` of a scouting, ``peak_bytes`` (with one worker) above what is imported;
     - ``fitted`` and ``held_out``: ``seconds`` by a model that knew this size of network, and by one that did not;
@@ -96,71 +111,67 @@ def run(p: ScalingParameters) -> pd.DataFrame:
     - ``full`` and ``lora``: needs of the target network, see `needs`.
     """
     single_thread()
-    every = settings(p)
-    rows = []
-
-    def record(method: str, setting: Setting | dict, **values: float) -> None:
-        key = setting._asdict() if isinstance(setting, Setting) else setting
-        key = {"seed": p.seed, "method": method} | dict.fromkeys(Setting._fields, "") | key
-        rows.extend(key | {"metric": metric, "value": float(value)} for metric, value in values.items())
-
-    seconds = []
-    for setting in every:
-        took, sent = measured(setting, p)
-        seconds.append(took)
-        record("measured", setting, seconds=took, sent_bytes=sent)
-    alone = [s for s in every if (s.n_workers, s.batch_size, s.steps) == (p.n_workers[0], p.batch_sizes[0], p.steps[0])]
-    many, largest = max(p.n_scouts), max(s.n_parameters for s in every)
-    alone = [s for s in alone if (s.n_scouts == many and s.n_parameters >= VISIBLE) or s.n_parameters == largest]
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
-        for setting, peak in zip(alone, fresh.map(partial(peak_bytes, p=p), alone), strict=True):
-            record("measured", setting, peak_bytes=peak)
-    model = fit_model(every, seconds)
-    record("model", {}, **model)
-    for size in dict.fromkeys(s.n_parameters for s in every):
-        known = [(s, t) for s, t in zip(every, seconds, strict=True) if s.n_parameters != size]
-        without = fit_model(*zip(*known, strict=True))
-        for setting in (s for s in every if s.n_parameters == size):
-            record("fitted", setting, seconds=predict(model, setting))
-            record("held_out", setting, seconds=predict(without, setting))
+    every = workloads(p)
+    took, sent = zip(*(timed(workload, p) for workload in every), strict=True)
+    model = fit_model(every, took)
     assumed = list(ScalingParameters.model_fields)
     assumed = assumed[assumed.index("target_size") :]
-    record("assumed", {}, copies=COPIES, **{name: getattr(p, name) for name in assumed})
-    for method in OPERATIONS:
-        record(method, {"n_parameters": p.target_size, "n_scouts": p.target_scouts}, **needs(p, method))
-    return pd.DataFrame(rows)
+    nowhere = Workload(*[""] * 5)
+    target = nowhere._replace(n_parameters=p.target_size, n_scouts=p.target_scouts)
+    lines = [
+        *(("measured", w, {"seconds": s, "sent_bytes": n}) for w, s, n in zip(every, took, sent, strict=True)),
+        *(("measured", w, {"peak_bytes": peak}) for w, peak in peaks_of(every, p)),
+        ("model", nowhere, model),
+        *predictions(every, took, model),
+        ("assumed", nowhere, {"copies": COPIES} | {name: getattr(p, name) for name in assumed}),
+        *((method, target, needs(p, method)) for method in TRAININGS),
+    ]
+    return pd.DataFrame(
+        {"seed": p.seed, "method": method} | where._asdict() | {"metric": metric, "value": float(value)}
+        for method, where, values in lines
+        for metric, value in values.items()
+    )
 
 
-def measured(setting: Setting, p: ScalingParameters) -> tuple[float, int]:
+def timed(workload: Workload, p: ScalingParameters) -> tuple[float, int]:
     """Seconds of a scouting, the shortest of up to ``repeats``, and bytes sent to the workers and back."""
     executor = None
-    if setting.n_workers > 1:
-        executor = _Counting(loky.get_reusable_executor(setting.n_workers, timeout=600, initializer=single_thread))
-    send_scouts(Setting(1, 1, 1, 4 * setting.n_workers, setting.n_workers), p, executor)  # to start
+    if workload.n_workers > 1:
+        executor = _Counting(loky.get_reusable_executor(workload.n_workers, timeout=600, initializer=single_thread))
+    carry_out(Workload(1, 1, 1, 4 * workload.n_workers, workload.n_workers), p, executor)  # to start
     took = []
     while len(took) < p.repeats and sum(took) < LONG:
         if executor:
             executor.sent = 0
         begin = time.perf_counter()
-        send_scouts(setting, p, executor)
+        carry_out(workload, p, executor)
         took.append(time.perf_counter() - begin)
     return min(took), executor.sent if executor else 0
 
 
-def send_scouts(setting: Setting, p: ScalingParameters, executor: Executor | None = None) -> None:
-    model = network(setting.n_parameters)
+def carry_out(workload: Workload, p: ScalingParameters, executor: Executor | None = None) -> None:
+    model = perceptron(workload.n_parameters)
     width = model[0].in_features
-    labels = torch.arange(setting.batch_size) % width
-    inputs = (torch.randn(setting.batch_size, width, generator=rng(p.seed, i)) for i in range(setting.n_scouts))
-    scout(model, ((x, labels) for x in inputs), Recipe(0.01, setting.steps), executor=executor, backend="loop")
+    labels = torch.arange(workload.batch_size) % width
+    inputs = (torch.randn(workload.batch_size, width, generator=rng(p.seed, i)) for i in range(workload.n_scouts))
+    scout(model, ((x, labels) for x in inputs), Recipe(0.01, workload.steps), executor=executor, backend="loop")
 
 
-def peak_bytes(setting: Setting, p: ScalingParameters) -> int:
+def peaks_of(every: Sequence[Workload], p: ScalingParameters) -> list[tuple[Workload, int]]:
+    """Peak memory of the shortest scoutings by one worker, with the most scouts, and with any number of the largest."""
+    alone = [w for w in every if (w.n_workers, w.batch_size, w.steps) == (p.n_workers[0], p.batch_sizes[0], p.steps[0])]
+    many, largest = max(p.n_scouts), max(w.n_parameters for w in every)
+    alone = [w for w in alone if (w.n_scouts == many and w.n_parameters >= VISIBLE) or w.n_parameters == largest]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
+        return list(zip(alone, fresh.map(partial(peak_bytes, p=p), alone), strict=True))
+
+
+def peak_bytes(workload: Workload, p: ScalingParameters) -> int:
     """By how much a scouting raises this process's peak of memory; it must be a fresh one."""
     single_thread()
-    send_scouts(setting._replace(n_parameters=1), p)  # loads what torch loads late
+    carry_out(workload._replace(n_parameters=1), p)  # loads what torch loads late
     before = peak_memory()
-    send_scouts(setting, p)
+    carry_out(workload, p)
     return peak_memory() - before
 
 
@@ -178,9 +189,9 @@ class _Counting(Executor):
             yield result
 
 
-def terms(setting: Setting) -> dict[str, float]:
+def terms(workload: Workload) -> dict[str, float]:
     """What a scouting has to do, in the units of the model's coefficients (seconds per unit)."""
-    n_parameters, batch_size, steps, n_scouts, n_workers = setting
+    n_parameters, batch_size, steps, n_scouts, n_workers = workload
     in_a_row = math.ceil(n_scouts / n_workers) * steps
     return {
         "per step": in_a_row,
@@ -191,35 +202,37 @@ def terms(setting: Setting) -> dict[str, float]:
     }
 
 
-def fit_model(every: Sequence[Setting], seconds: Sequence[float]) -> dict[str, float]:
+def fit_model(every: Sequence[Workload], seconds: Sequence[float]) -> dict[str, float]:
     """No coefficient below zero; least squares on (ratio + 1 / ratio) of predicted to measured seconds.
 
-    Ratios of 2 and 1/2 are equally wrong, which relative errors would not see. By reweighting with the last prediction.
+    Ratios of 2 and 1/2 are equally wrong, which relative errors would not see. By reweighting with the last prediction;
+    each fit is that of Lawson & Hanson (1974).
     """
-    work = pd.DataFrame([terms(setting) for setting in every])
+    work = pd.DataFrame([terms(workload) for workload in every])
     work = work.loc[:, work.any()]
-    measured = np.array(seconds)
-    predicted = measured
+    took = np.array(seconds)
+    predicted = took
     for _ in range(30):
-        weights = 1 / np.sqrt(predicted * measured)
-        found = _least_squares(work.mul(weights, axis=0), measured * weights)
+        weights = 1 / np.sqrt(predicted * took)
+        columns = work.mul(weights, axis=0)
+        found = nnls((columns / columns.max()).to_numpy(), took * weights)[0] / columns.max().to_numpy()
         predicted = work.to_numpy() @ found
     return dict(zip(work, found, strict=True))
 
 
-def _least_squares(columns: pd.DataFrame, target: np.ndarray) -> np.ndarray:
-    """Coefficients of which none is negative: the most negative one becomes 0 until there is none."""
-    scale, kept = columns.max(), list(columns)
-    while True:
-        found = np.linalg.lstsq((columns[kept] / scale[kept]).to_numpy(), target, rcond=None)[0] / scale[kept]
-        if found.min() >= 0:
-            return found.reindex(columns.columns, fill_value=0.0).to_numpy()
-        kept.remove(found.mul(scale[kept]).idxmin())
-
-
-def predict(model: Mapping[str, float], setting: Setting) -> float:
+def predict(model: Mapping[str, float], workload: Workload) -> float:
     """Seconds."""
-    return sum(model.get(name, 0.0) * amount for name, amount in terms(setting).items())
+    return sum(model.get(name, 0.0) * amount for name, amount in terms(workload).items())
+
+
+def predictions(every: Sequence[Workload], took: Sequence[float], model: Mapping[str, float]) -> Iterator[tuple]:
+    """Lines of the table: the seconds of each workload by ``model``, and by one that has not seen its size."""
+    for size in dict.fromkeys(w.n_parameters for w in every):
+        known = [(w, seconds) for w, seconds in zip(every, took, strict=True) if w.n_parameters != size]
+        without = fit_model(*zip(*known, strict=True))
+        for workload in (w for w in every if w.n_parameters == size):
+            yield "fitted", workload, {"seconds": predict(model, workload)}
+            yield "held_out", workload, {"seconds": predict(without, workload)}
 
 
 def needs(p: ScalingParameters, method: str) -> dict[str, float]:
@@ -230,7 +243,7 @@ def needs(p: ScalingParameters, method: str) -> dict[str, float]:
     point and the sums). In seconds: ``compute``; ``send_all``, if one machine collects the parameters of every scout;
     ``merge_sums``, if every group of GPUs adds up its own scouts and only sums travel (an all-reduce).
     """
-    trained = p.target_size * (p.lora_share if method == "lora" else 1)
+    trained = p.target_size * TRAININGS[method].share(p)
     tokens = p.target_scouts * p.tokens_per_scout
     throughput = p.gpus * p.gpu_flops * p.utilisation
     return {
@@ -238,27 +251,26 @@ def needs(p: ScalingParameters, method: str) -> dict[str, float]:
         "gradients": p.gradient_bytes * trained,
         "optimizer": p.optimizer_bytes * trained,
         "displacement": (p.weight_bytes + SUMS * FLOAT32) * trained,
-        "compute": OPERATIONS[method] * p.target_size * tokens / throughput,
+        "compute": TRAININGS[method].operations * p.target_size * tokens / throughput,
         "send_all": p.target_scouts * FLOAT32 * trained / p.bandwidth,
         "merge_sums": 2 * SUMS * FLOAT32 * trained / p.bandwidth,
     }
 
 
 MEMORY = ("weights", "gradients", "optimizer", "displacement")
-TIMES = ("compute", "send_all", "merge_sums")
 
 
 def errors(frame: pd.DataFrame) -> pd.DataFrame:
     """Relative error of the predicted seconds: per size, median and largest, ``fitted`` and ``held_out``."""
-    seconds = frame[frame["metric"] == "seconds"].pivot(index=list(Setting._fields), columns="method", values="value")
+    seconds = frame[frame["metric"] == "seconds"].pivot(index=list(Workload._fields), columns="method", values="value")
     relative = seconds[["fitted", "held_out"]].div(seconds["measured"], axis=0).sub(1).abs()
     return relative.groupby("n_parameters").agg(["median", "max"])
 
 
 def peaks(frame: pd.DataFrame) -> pd.DataFrame:
     """Peak memory by network and number of scouts, as multiples of the memory of the parameters (see `COPIES`)."""
-    of = frame[frame["metric"] == "peak_bytes"].astype({"n_parameters": int, "n_scouts": int})
-    copies = of.assign(copies=of["value"] / (FLOAT32 * of["n_parameters"]))
+    peak = frame[frame["metric"] == "peak_bytes"].astype({"n_parameters": int, "n_scouts": int})
+    copies = peak.assign(copies=peak["value"] / (FLOAT32 * peak["n_parameters"]))
     return copies.pivot(index="n_parameters", columns="n_scouts", values="copies")
 
 
@@ -268,7 +280,7 @@ def limits(frame: pd.DataFrame, p: ScalingParameters) -> pd.DataFrame:
     Memory is compared with that of ``gpus_per_scout`` GPUs; ``memory`` is all of it together. Sending is compared with
     computing.
     """
-    of = frame[frame["method"].isin(list(OPERATIONS))].pivot(index="metric", columns="method", values="value")
-    memory = of.loc[list(MEMORY)] / (p.gpus_per_scout * p.gpu_memory)
-    sending = of.loc[["send_all", "merge_sums"]] / of.loc["compute"]
+    need = frame[frame["method"].isin(list(TRAININGS))].pivot(index="metric", columns="method", values="value")
+    memory = need.loc[list(MEMORY)] / (p.gpus_per_scout * p.gpu_memory)
+    sending = need.loc[["send_all", "merge_sums"]] / need.loc["compute"]
     return pd.concat([memory, memory.sum().to_frame("memory").T, sending])
