@@ -8,7 +8,7 @@ from itertools import product
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from experiments.data import N_DRAWERS, load
@@ -37,18 +37,13 @@ class ImageParameters(SeededParameters):
     """What is pretrained and scouted, and on what; see a notebook's parameter cell for what each one means."""
 
     dataset: Dataset
-    heads: tuple[Head, ...] = Field(min_length=1)
+    heads: Annotated[tuple[Head, ...], Field(min_length=1), AfterValidator(distinct)]
     channels: Annotated[int, Field(ge=4, multiple_of=4)]
     pretraining_epochs: Count
     n_scouts: Count
     scout_n_shot: Annotated[int, Field(ge=1, le=N_DRAWERS)]
     scout_epochs: Count
     scout_learning_rate: Rate
-
-    @field_validator("heads")
-    @classmethod
-    def _distinct_heads(cls, values: tuple) -> tuple:
-        return distinct(values)
 
     def scouting(self, seed: int, zero_point: ZeroPoint, head: Head, n_way: int, **changes: int) -> Scouting:
         """What has to be scouted for tasks of ``n_way`` classes; ``changes`` replace fields of the `Scouting`."""
@@ -70,14 +65,11 @@ class ImageParameters(SeededParameters):
 
     def check_ways(self, *n_ways: int) -> None:
         """Raise ParameterError if some purpose has fewer classes than these in this dataset."""
-        dataset = load(self.dataset)
         for seed, n_way in product(self.seeds(), n_ways):
-            for purpose, classes in split_classes(dataset, seed).items():
+            for purpose, classes in split_classes(load(self.dataset), seed).items():
                 if n_way > len(classes):
-                    raise ParameterError(
-                        f"n_way = {n_way}: at most {len(classes)}, the number of {purpose} classes of "
-                        f"{self.dataset} (seed {seed})"
-                    )
+                    known = f"the number of {purpose} classes of {self.dataset} (seed {seed})"
+                    raise ParameterError(f"n_way = {n_way}: at most {len(classes)}, {known}")
 
 
 class SideBySide(NamedTuple):

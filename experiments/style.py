@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments.methods import Method
+from gtl_core.files import replacing
 
 # Okabe-Ito colours: distinct for colour-blind readers.
 COLORS = {
@@ -72,11 +73,10 @@ class _Figure(Figure):
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG; equal results give equal bytes. Replaced in one go, like the results that it is drawn from."""
+    """Write a PNG in one go; equal results give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(_png(figure, dpi=150))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(_png(figure, dpi=150))
 
 
 def _png(figure: Figure, dpi: int) -> bytes:
@@ -87,6 +87,7 @@ def _png(figure: Figure, dpi: int) -> bytes:
 
 
 def panels(rows: int, columns: int, size: tuple[float, float], **share: bool | str) -> tuple[Figure, np.ndarray]:
+    """A figure of so many inches with its axes [rows, columns]; they share what `Figure.subplots` is told."""
     with mpl.rc_context(STYLE):
         figure = _Figure(figsize=size, layout="constrained")
         return figure, figure.subplots(rows, columns, squeeze=False, **share)
