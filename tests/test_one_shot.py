@@ -1,5 +1,6 @@
 """The one-shot experiment's parts by hand, and the whole of it in small."""
 
+import copy
 import re
 
 import numpy as np
@@ -7,20 +8,31 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import plots
+from experiments.e01_one_shot.figures import EXPERIMENT
 from experiments.e01_one_shot.run import (
-    GROUP,
+    N_SHOWN,
+    N_SHOWN_QUERIES,
+    OPTIMIZERS,
     OneShotParameters,
-    Task,
     Variant,
     _packed,
+    answers,
+    episode,
     octaves,
     pictures,
     run,
     saturation,
     verdicts,
 )
+from experiments.episodes import GROUP, Task
+from experiments.images import zero_point_of
+from experiments.methods import BASIC
 from experiments.parameters import ParameterError
+from experiments.protocol import Job, LearningRate
+from experiments.style import save
+from gtl_core import Guided
+from gtl_core.tasks import labelled
+from gtl_core.training import correct, fit
 
 SMALL = dict(
     dataset="glyphs", seed=0, n_seeds=2, n_episodes=10, n_tuning_episodes=2, tasks=["3-way 1-shot", "4-way 2-shot"],
@@ -38,6 +50,8 @@ SMALL = dict(
         ({"tasks": ["5-way 17-shot"]}, "n_query = 4: at most 3 in a 5-way 17-shot task"),
         ({"n_episodes": 15}, "n_episodes = 15: should be a multiple of 10"),
         ({"saturation_scouts": [4, 2]}, "saturation_scouts = [4, 2]: must increase"),
+        ({"saturation_n_shots": [4, 4]}, "saturation_n_shots = [4, 4]: must not name the same value twice"),
+        ({"optimizer": "lion"}, "optimizer = 'lion': should be 'sgd' or 'adam'"),
     ],
 )
 def test_wrong_parameters_are_refused_in_one_line(wrong, message):
@@ -92,33 +106,93 @@ def small():
     return run(OneShotParameters.parse(SMALL))
 
 
+@pytest.fixture(scope="module")
+def alone():
+    """One task, one head, one process."""
+    return run(OneShotParameters.parse(SMALL | {"tasks": SMALL["tasks"][:1], "heads": ["random"], "workers": 1}))
+
+
 def test_the_experiment_is_complete_and_paired(small):
     methods = {"pretrained": {"frozen", "plain"}, "random": {"frozen", "scratch"}}
-    for zero_point, of in small[small["metric"] == "accuracy"].groupby("zero_point"):
-        assert set(of["method"]) == methods[zero_point] | {"guided_tensor", "guided_network"}
+    for zero_point, rows in small[small["metric"] == "accuracy"].groupby("zero_point"):
+        assert set(rows["method"]) == methods[zero_point] | {"guided_tensor", "guided_network"}
     tuning = small[small["metric"] == "validation_first"]
     assert set(tuning.groupby(list(Variant._fields)).size()) == {4}  # each rate on each seed, for every method
-    table = verdicts(small)
-    assert set(table["task"]) == {str(Task(3, 1)), str(Task(4, 2))}
-    assert set(table["n"]) == {f"2 seeds x {GROUP} episodes"}
-    assert len(table) == 2 * (2 * 2 + 1) * 5  # ways to tune, heads and tasks and without pretraining, rivals
+    differences = verdicts(small)
+    assert set(differences["task"]) == {str(Task(3, 1)), str(Task(4, 2))}
+    assert set(differences["n"]) == {f"2 seeds x {GROUP} episodes"}
+    assert len(differences) == 2 * (2 * 2 + 1) * 5  # ways to tune, heads and tasks and without pretraining, rivals
     numbers = saturation(small).groupby(["tuned_on", "what"])["number"].apply(list)
     assert numbers["first", "n_scouts"] == [1, 2, 4] and numbers["same", "scout_n_shot"] == [1, 3]
-    assert pictures(small, "support", 0).shape == (3, 1, 28, 28) and pictures(small, "query", 1).any()
-    assert set(small.loc[small["metric"] == "right", "value"]) <= {0, 1}
 
 
-def test_the_experiment_does_not_depend_on_the_number_of_workers(small):
-    only = {"tasks": SMALL["tasks"][:1], "heads": ["random"]}
-    alone = run(OneShotParameters.parse(SMALL | only | {"workers": 1}))
+@pytest.fixture(scope="module")
+def displacement():
+    """Of the first variant's scouts in the first network."""
+    (scouting,) = OneShotParameters.parse(SMALL).scoutings(0, FIRST)
+    return scouting.scout(dict(scouting.pretraining.train()[0].body.named_parameters()))
+
+
+FIRST = Variant("pretrained", "random", 3, 1, "frozen", 2, 3)
+
+
+def test_the_episodes_that_are_shown_are_those_that_were_answered(small, displacement):
+    """Every method's signs under the pictures, and the pictures themselves, are what the first test episodes gave."""
+    right = small[small["metric"] == "right"]
+    assert list(right["method"].unique()) == ["frozen", "plain", "guided_tensor", "guided_network"]
+    p = OneShotParameters.parse(SMALL)
+    for (method, rate), rows in right.groupby(["method", "learning_rate"]):
+        job = Job(p, 0, FIRST._replace(method=method), LearningRate(rate), "test")
+        by_class = answers(job, displacement).reshape(-1, 3, p.n_query)
+        shown = rows.sort_values(["task", "step"])["value"].to_numpy(float)
+        assert np.array_equal(shown, by_class[:N_SHOWN, :, :N_SHOWN_QUERIES].flatten())
+    for task in range(N_SHOWN):
+        images = episode(job, task)
+        assert np.array_equal(pictures(small, "support", task), images.support[:, :1, 0] > 0.4)
+        assert np.array_equal(pictures(small, "query", task), images.query[:, :N_SHOWN_QUERIES, 0] > 0.4)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("method", ["frozen", "plain", "guided_tensor", "guided_network"])
+def test_episodes_side_by_side_are_episodes_one_by_one(method, optimizer, displacement):
+    """In groups of six and four: of the 40 places for support images, six episodes take 36."""
+    p = OneShotParameters.parse(SMALL | {"optimizer": optimizer})
+    job = Job(p, 0, FIRST._replace(n_shot=2, method=method), LearningRate(0.03), "test")
+    method = BASIC[method]
+    for i, right in enumerate(answers(job, displacement)):
+        model = copy.deepcopy(zero_point_of(displacement))
+        if method.head_only:
+            model.body.requires_grad_(False)
+        steps = OPTIMIZERS[optimizer](model.parameters(), lr=0.03)
+        steps = Guided(steps, model, method.guide(displacement)) if method.guide else steps
+        fit(model, *labelled(episode(job, i).support), steps, epochs=p.epochs)
+        assert np.array_equal(right, correct(model, *labelled(episode(job, i).query)).numpy())
+
+
+def test_the_experiment_does_not_depend_on_the_number_of_workers(small, alone):
     same = small.merge(alone[list(Variant._fields)].drop_duplicates())
-    assert (
-        same.sort_values(list(same)).reset_index(drop=True).equals(alone.sort_values(list(same)).reset_index(drop=True))
-    )
+    columns = list(same)
+    assert same.sort_values(columns).reset_index(drop=True).equals(alone.sort_values(columns).reset_index(drop=True))
 
 
-def test_figures_are_drawn_for_one_head_only():
-    only = {"tasks": SMALL["tasks"][:1], "heads": ["zero"]}
-    frame = run(OneShotParameters.parse(SMALL | only))
-    for name in ("", "_examples", "_rates", "_saturation"):
-        assert getattr(plots, f"one_shot{name}")(frame).axes
+@pytest.mark.parametrize("frame", ["small", "alone"])
+def test_every_figure_names_every_method_it_is_about(frame, request, tmp_path):
+    frame, drawn = request.getfixturevalue(frame), {}
+    for name, draw in EXPERIMENT.figures.items():
+        figure = draw(frame)
+        save(figure, tmp_path / f"{name}.png")
+        drawn[name] = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    everything = [method.label for method in BASIC.values()]
+    assert drawn["one_shot"] == drawn["one_shot_rates"] == everything
+    assert drawn["one_shot_examples"] == everything[1:]  # from a pretrained network
+    assert drawn["one_shot_saturation"] == [BASIC[name].label for name in ("frozen", "plain", "guided_network")]
+
+
+def test_figures_show_the_table_s_numbers(alone):
+    """The dot of each method is the mean of its test rows at the rate that is best for it."""
+    figure = EXPERIMENT.figures["one_shot"](alone)
+    dots = {line.get_label(): line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "o"}
+    tuning = alone[(alone["metric"] == "validation_first") & (alone["method"] == "scratch")]
+    best = tuning.groupby("learning_rate")["value"].mean().idxmax()
+    rows = (alone["method"] == "scratch") & (alone["metric"] == "accuracy") & (alone["learning_rate"] == best)
+    assert dots["from scratch"] == pytest.approx(100 * alone.loc[rows, "value"].mean())
