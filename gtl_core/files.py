@@ -1,4 +1,4 @@
-"""How files are written: in one go. Safetensors files with metadata, and digests to tell parameters apart."""
+"""The one writer of files, which replaces them in one go; tensors by name: in files, digested, compared."""
 
 from __future__ import annotations
 
@@ -31,8 +31,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
-    """Write tensors and JSON metadata, atomically (`replacing`): equal content gives equal bytes."""
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object], sparse: bool = False
+) -> None:
+    """Write tensors and JSON metadata, atomically (`replacing`): equal content gives equal bytes.
+
+    sparse: write only what is not 0, and at which position (32 bits): smaller if more than half is 0.
+    """
+    if sparse:
+        positions = {name: t.flatten().nonzero().flatten() for name, t in tensors.items()}
+        metadata = {**metadata, "shapes": {name: list(t.shape) for name, t in tensors.items()}}
+        tensors = {f"value:{name}": tensors[name].flatten()[at] for name, at in positions.items()}
+        tensors |= {f"at:{name}": at.int() for name, at in positions.items()}
     stored = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with replacing(path) as temporary:
         temporary.touch()
@@ -43,12 +53,19 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (on the CPU) and metadata of a file that `write_safetensors` wrote; ValueError for any other's."""
+    """Tensors (on the CPU) and metadata of a file that `write_safetensors` wrote; ValueError for any other."""
     with safetensors.safe_open(path, framework="pt") as file:
-        metadata = (file.metadata() or {}).get("gtl")
-        if metadata is None:
+        header = (file.metadata() or {}).get("gtl")
+        if header is None:
             raise ValueError(f"{path} was not written by gtl_core")
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata)  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    metadata = json.loads(header)
+    if shapes := metadata.pop("shapes", None):
+        entries, tensors = tensors, {}
+        for name, shape in shapes.items():
+            value, at = entries[f"value:{name}"], entries[f"at:{name}"].long()
+            tensors[name] = value.new_zeros(shape).flatten().index_copy(0, at, value).view(shape)
+    return tensors, metadata
 
 
 def digest(parameters: Mapping[str, Tensor]) -> str:
@@ -56,5 +73,20 @@ def digest(parameters: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for name, p in sorted(parameters.items()):
         sha.update(f"{name} {p.dtype} {tuple(p.shape)}\n".encode())
-        sha.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        sha.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def check_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], what: str, whom: str) -> None:
+    """Raise ValueError, naming the parameter, unless both have the same names and shapes.
+
+    what, whom: what ``one`` and ``other`` are called in the message.
+    """
+    for name in (*other, *one):
+        if name not in one:
+            raise ValueError(f"{what} has no entry for '{name}'")
+        if name not in other:
+            raise ValueError(f"{what} has an entry for '{name}', which {whom} does not have")
+        if one[name].shape != other[name].shape:
+            shapes = tuple(one[name].shape), tuple(other[name].shape)
+            raise ValueError(f"{what} has shape {shapes[0]} for '{name}', {whom} {shapes[1]}")

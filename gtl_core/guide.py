@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from gtl_core.files import check_same, digest, read_safetensors, write_safetensors
 
 STATISTICS = ("square", "abs")
 SCOPES = ("network", "tensor")
@@ -25,13 +24,13 @@ class Displacement:
     point add up: ``a + b`` is what one scouting party would have found that ran the tasks of both; in ``0.5 * a`` every
     scout counts half.
 
-    ``zero_point`` maps parameter names to a copy of where the scouts started; ``count`` is the number of scouts added,
-    ``diverged`` the number left out because they ended non-finite.
+    ``zero_point`` maps parameter names to a copy of where the scouts started; ``count`` is the number of scouts added
+    (not whole after a multiplication), ``diverged`` the number left out because they ended non-finite.
     """
 
     def __init__(self, zero_point: nn.Module | Mapping[str, Tensor]) -> None:
         self.zero_point = {name: p.detach().clone() for name, p in _parameters(zero_point).items()}
-        self.count = 0
+        self.count: float = 0
         self.diverged = 0
         # Half precision would lose small displacements in a long sum.
         self._sums = {
@@ -59,22 +58,15 @@ class Displacement:
     def __add__(self, other: Displacement) -> Displacement:
         if digest(self.zero_point) != digest(other.zero_point):
             raise ValueError("displacements from two different zero points cannot be added")
-        total = Displacement(self.zero_point)
-        total.count, total.diverged = self.count + other.count, self.diverged + other.diverged
-        for statistic, sums in total._sums.items():
-            for name in sums:
-                sums[name] = self._sums[statistic][name] + other._sums[statistic][name]
-        return total
+        added = {kind: {n: s + other._sums[kind][n] for n, s in sums.items()} for kind, sums in self._sums.items()}
+        return self._with(added, self.count + other.count, self.diverged + other.diverged)
 
     def __rmul__(self, weight: float) -> Displacement:
         """``0.5 * a`` counts every scout of ``a`` half: ``0.5 * a + b`` is a weighted mean. ValueError if negative."""
         if not weight >= 0:
             raise ValueError(f"weight = {weight}: must not be negative")
-        weighted = Displacement(self.zero_point)
-        weighted.count, weighted.diverged = weight * self.count, self.diverged
-        for statistic, sums in self._sums.items():
-            weighted._sums[statistic] = {name: weight * total for name, total in sums.items()}
-        return weighted
+        weighted = {kind: {n: weight * s for n, s in sums.items()} for kind, sums in self._sums.items()}
+        return self._with(weighted, weight * self.count, self.diverged)
 
     @property
     def mean(self) -> dict[str, Tensor]:
@@ -117,23 +109,26 @@ class Displacement:
         return any(total.any() for total in self._sums["abs"].values())
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file that `load` restores exactly, to be merged with others or normalised later."""
+        """Write a safetensors file that `load` restores exactly, to be added to others or made a guide of later."""
         tensors = {f"zero_point:{n}": p for n, p in self.zero_point.items()}
         tensors |= {f"{s}:{n}": total for s, sums in self._sums.items() for n, total in sums.items()}
         write_safetensors(path, tensors, {"count": self.count, "diverged": self.diverged})
 
     @classmethod
     def load(cls, path: str | Path) -> Displacement:
+        """Read what `save` wrote, onto the CPU. Raises ValueError for a guide's file, or one of another program."""
         tensors, metadata = read_safetensors(path)
         if "count" not in metadata:
             raise ValueError(f"{path} holds a guide, not a displacement: Guide.load(path)")
-        split: dict[str, dict[str, Tensor]] = {}
+        kinds: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, tensor in tensors.items():
             kind, name = key.split(":", 1)
-            split.setdefault(kind, {})[name] = tensor
-        displacement = cls(split.pop("zero_point"))
-        displacement._sums = split
-        displacement.count, displacement.diverged = metadata["count"], metadata["diverged"]
+            kinds[kind][name] = tensor
+        return cls(kinds.pop("zero_point"))._with(kinds, metadata["count"], metadata["diverged"])
+
+    def _with(self, sums: dict[str, dict[str, Tensor]], count: float, diverged: int) -> Displacement:
+        displacement = Displacement(self.zero_point)
+        displacement._sums, displacement.count, displacement.diverged = dict(sums), count, diverged
         return displacement
 
     def _mean(self, statistic: str) -> dict[str, Tensor]:
@@ -155,7 +150,7 @@ class Guide(Mapping[str, Tensor]):
             if not ((g >= 0) & (g <= 1)).all():  # NaN fails both comparisons
                 raise ValueError(f"guide values must lie in [0, 1]: '{name}' has {g.min():.3g} to {g.max():.3g}")
         self._values = {name: g.detach().clone() for name, g in values.items()}
-        self.metadata = dict(metadata or {})
+        self.metadata: dict[str, Any] = dict(metadata or {})
 
     def __getitem__(self, name: str) -> Tensor:
         return self._values[name]
@@ -178,8 +173,8 @@ class Guide(Mapping[str, Tensor]):
     def without(self, *names: str) -> Guide:
         """The guide without the parameters ``names``, each a parameter or a module of which all are meant (``head``).
 
-        For a part of the network that the guide says nothing about, as when the new task's head has another shape than
-        the zero point's; `Guided` takes ``unguided`` for what becomes of it. ValueError if nothing has such a name.
+        For what it says nothing about, such as a new task's head: `Guided` has ``unguided`` for that. Raises ValueError
+        if nothing has such a name.
         """
         left_out = self.named(*names)
         return Guide({n: g for n, g in self.items() if n not in left_out}, self.metadata)
@@ -207,17 +202,8 @@ class Guide(Mapping[str, Tensor]):
             raise ValueError(f"{error} ({hint})") from None
 
     def save(self, path: str | Path, sparse: bool = False) -> None:
-        """Write a safetensors file: the values, and the metadata with the torch version.
-
-        sparse: write only what is not 0 and where it is: smaller if more than half is 0 (see `shaping.sparse`).
-        """
-        values, metadata = self._values, {**self.metadata, "torch": torch.__version__}
-        if sparse:
-            positions = {name: g.flatten().nonzero().flatten() for name, g in values.items()}
-            metadata["shapes"] = {name: list(g.shape) for name, g in values.items()}
-            values = {f"value:{name}": values[name].flatten()[at] for name, at in positions.items()}
-            values |= {f"at:{name}": at.int() for name, at in positions.items()}
-        write_safetensors(path, values, metadata)
+        """Write values, metadata, torch version; if ``sparse``, only values that are not 0 (see `shaping.sparse`)."""
+        write_safetensors(path, self._values, {**self.metadata, "torch": torch.__version__}, sparse)
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module | None = None) -> Guide:
@@ -226,16 +212,11 @@ class Guide(Mapping[str, Tensor]):
         values, metadata = read_safetensors(path)
         if "count" in metadata:
             raise ValueError(f"{path} holds a displacement, not a guide: Displacement.load(path).guide()")
-        if shapes := metadata.pop("shapes", None):
-            stored, values = values, {}
-            for name, shape in shapes.items():
-                value, at = stored[f"value:{name}"], stored[f"at:{name}"].long()
-                values[name] = value.new_zeros(shape).flatten().index_copy(0, at, value).view(shape)
         guide = cls(values, metadata)
-        if model is None:
-            return guide
-        guide.check(model)
-        return cls({name: guide[name].to(p.device) for name, p in model.named_parameters()}, metadata)
+        if model is not None:
+            guide.check(model)
+            guide = cls({name: guide[name].to(p.device) for name, p in model.named_parameters()}, metadata)
+        return guide
 
 
 def normalize(values: Mapping[str, Tensor], scope: str = "network", normalization: str = "max") -> dict[str, Tensor]:
@@ -254,55 +235,9 @@ def normalize(values: Mapping[str, Tensor], scope: str = "network", normalizatio
     return normalized
 
 
-def digest(parameters: nn.Module | Mapping[str, Tensor]) -> str:
-    """sha256 of names, types, shapes and values: equal exactly when two zero points are the same."""
-    sha = hashlib.sha256()
-    for name, p in sorted(_parameters(parameters).items()):
-        sha.update(f"{name} {p.dtype} {tuple(p.shape)}\n".encode())
-        sha.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return sha.hexdigest()
-
-
-def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
-    """Write atomically: a kill at any moment leaves the old file or the new one."""
-    path = Path(path)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    # One metadata key, because safetensors writes several in random order and equal content should be equal bytes.
-    header = {"gtl": json.dumps(metadata, sort_keys=True)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # safetensors makes files that nobody else can read, whatever the umask
-        save_file(tensors, temporary, header)
-        temporary.chmod(mode)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors (on the CPU) and metadata of a file written by `write_safetensors`."""
-    with safetensors.safe_open(path, framework="pt") as file:
-        metadata = (file.metadata() or {}).get("gtl")
-        if metadata is None:
-            raise ValueError(f"{path} was not written by gtl_core")
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata)  # noqa: SIM118
-
-
 def _parameters(source: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     # Parameters only: buffers such as BatchNorm's running mean are not trained, so they have no guide.
     return dict(source.named_parameters()) if isinstance(source, nn.Module) else source
-
-
-def check_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], what: str, whom: str) -> None:
-    for name, p in other.items():
-        if name not in one:
-            raise ValueError(f"{what} has no entry for '{name}'")
-        if one[name].shape != p.shape:
-            raise ValueError(f"{what} has shape {tuple(one[name].shape)} for '{name}', {whom} {tuple(p.shape)}")
-    for name in one:
-        if name not in other:
-            raise ValueError(f"{what} has an entry for '{name}', which {whom} does not have")
 
 
 def _allow(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -40,8 +40,8 @@ def scout(
     backend: how a recipe is carried out. ``loop`` trains one scout after the other; ``stacked``, and ``replayed`` where
         a step has a few images, or vectors, and a CPU, train several at once for networks of common layers; ``vmap``
         does for any network that `torch.func.vmap` can take. They agree up to rounding. ``auto`` takes the one that is
-        fastest in a short trial, and logs it (``gtl_core._engine.backends``, level info): name one where the last bit matters.
-        A function always runs in the loop.
+        fastest in a short trial, and logs it (``gtl_core._engine.backends``, level info): name one where the last bit
+        matters. A function always runs in the loop.
 
     A scout that ends non-finite is left out, with a RuntimeWarning. Raises ValueError if there are no tasks, if every
     scout diverged, if no parameter moved, or if there is no such backend; TypeError, if the backend cannot train this

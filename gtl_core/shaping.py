@@ -1,17 +1,23 @@
 """Guides made from guides: pure functions that map every value of a `Guide` from [0, 1] into [0, 1], to be composed.
 
 What the authors' code calls scaling is `linear` with a slope alone; squared or absolute displacement, the scope, and
-raw, zero-enforced or normalised values are chosen where a guide is made (`Displacement.guide`).
+raw, zero-enforced or normalised values are chosen where a guide is made (`Displacement.guide`). `Binned` makes one
+guide from several, by how far the scouts had come.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from itertools import pairwise
+from operator import add
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gtl_core.guide import Guide, check_same
+from gtl_core.files import check_same
+from gtl_core.guide import Displacement, Guide
 
 # How steeply a guide falls from g = 1, where everything moves as it would without a guide.
 TEMPERATURES = {"freezing": 100.0, "icy": 4.0, "chilly": 2.0, "room": 1.0, "warm": 0.5, "evaporating": 0.1}
@@ -90,7 +96,7 @@ def combine(guides: Sequence[Guide], weights: Sequence[float]) -> Guide:
     shares = [weight / total for weight in weights]
     values = {
         # Rounding may put the sum of shares a little above 1.
-        name: sum(share * g[name] for share, g in zip(shares, guides, strict=True)).clamp(0, 1)
+        name: reduce(add, (share * g[name] for share, g in zip(shares, guides, strict=True))).clamp(0, 1)
         for name in guides[0]
     }
     return _like(guides[0], values, "combine " + " ".join(f"{weight:g}" for weight in weights))
@@ -103,8 +109,54 @@ def density(guide: Guide) -> float:
 
 def histogram(guide: Guide, edges: Sequence[float]) -> dict[str, Tensor]:
     """For every parameter, the share of its values between successive ``edges`` [n + 1] -> [n]."""
-    edges = torch.as_tensor(edges)
-    return {name: torch.histogram(g.cpu().to(edges.dtype), edges)[0] / g.numel() for name, g in guide.items()}
+    bins = torch.as_tensor(edges)
+    return {name: torch.histogram(g.cpu().to(bins.dtype), bins).hist / g.numel() for name, g in guide.items()}
+
+
+class Binned:
+    """One `Displacement` for each bin of the distance from the zero point (Euclidean, over all parameters).
+
+    Suggested, not tried, by the paper: points that scouts pass on their way make several guides, those far away weigh
+    more. ``edges`` [n - 1], increasing, part the distances into n ``bins``. Only sums are kept: memory is bins times
+    parameters, however many points are added. Source: arXiv 2303.16154.
+    """
+
+    def __init__(self, zero_point: nn.Module | Mapping[str, Tensor], edges: Sequence[float]) -> None:
+        if any(b <= a for a, b in pairwise(edges)):
+            raise ValueError(f"edges = {list(edges)}: must increase")
+        self.edges = [float(edge) for edge in edges]
+        self.bins = [Displacement(zero_point) for _ in range(len(edges) + 1)]
+
+    def add(self, scout: nn.Module) -> bool:
+        """Add a point of a scout's way to the bin of its distance. False, and nothing added, if it is not finite."""
+        far = distance(scout, self.bins[0].zero_point)
+        return self.bins[bisect_left(self.edges, far.item())].add(scout)
+
+    def __add__(self, other: Binned) -> Binned:
+        if self.edges != other.edges:
+            raise ValueError("displacements in different bins cannot be added")
+        total = Binned(self.bins[0].zero_point, self.edges)
+        total.bins = [one + another for one, another in zip(self.bins, other.bins, strict=True)]
+        return total
+
+    def guide(self, weights: Sequence[float] | None = None, **settings: str) -> Guide:
+        """The weighted mean of the bins' guides (`Displacement.guide` with ``settings``), empty bins left out.
+
+        weights: one per bin; by default 1, 2, 3 ..., growing with the distance.
+        """
+        weights = range(1, len(self.bins) + 1) if weights is None else weights
+        used = [(b, weight) for b, weight in zip(self.bins, weights, strict=True) if b.count and b.moved]
+        if not used:
+            raise ValueError("no parameter moved: add points of the scouts' ways")
+        guide = combine([b.guide(**settings) for b, _ in used], [weight for _, weight in used])
+        return Guide(guide, {**guide.metadata, "scouts": sum(b.count for b in self.bins)})
+
+
+@torch.no_grad()
+def distance(model: nn.Module, zero_point: Mapping[str, Tensor]) -> Tensor:
+    """Euclidean distance of a network's parameters from ``zero_point``: a scalar, in double precision."""
+    squares = [(p - zero_point[name]).double().square().sum() for name, p in model.named_parameters()]
+    return torch.stack(squares).sum().sqrt()
 
 
 def _like(guide: Guide, values: Mapping[str, Tensor], what: str) -> Guide:

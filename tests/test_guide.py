@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gtl_core import Displacement, Guide
-from gtl_core.guide import digest
+from gtl_core.files import digest, replacing
 
 ZERO = {"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([[2.0]])}
 
@@ -224,3 +224,16 @@ def test_a_displacement_is_not_loaded_as_a_guide_nor_a_guide_as_a_displacement(t
     displaced(*TWO).save(tmp_path / "d")
     with pytest.raises(ValueError, match="holds a displacement, not a guide"):
         Guide.load(tmp_path / "d")
+
+
+def test_a_file_is_replaced_in_one_go_or_not_at_all(tmp_path):
+    path = tmp_path / "table.csv"
+    for text in ("old", "new"):
+        with replacing(path) as temporary:
+            temporary.write_text(text)
+            assert not path.exists() or path.read_text() == "old"
+    assert path.read_text() == "new"
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]

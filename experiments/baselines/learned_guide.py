@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from experiments.baselines.few_shot import groups
 from experiments.baselines.meta import meta_loss
 from gtl_core._engine.stacked import stack
-from gtl_core.guide import Guide, digest
+from gtl_core.files import digest
+from gtl_core.guide import Guide
 from gtl_core.tasks import Episode
 
 

@@ -46,7 +46,8 @@ from experiments.ranking import accuracy_of, best_first, guided_minus, sides
 from experiments.statistics import best_settings
 from experiments.workers import parallel
 from gtl_core._engine.stacked import stack, stack_guide, stacked_cross_entropy
-from gtl_core.guide import Displacement, read_safetensors
+from gtl_core.files import read_safetensors
+from gtl_core.guide import Displacement
 from gtl_core.guided import Guided
 from gtl_core.tasks import Episode, labelled, rng, sample_episode
 from gtl_core.training import correct, fit

@@ -22,7 +22,7 @@ from experiments.models import conv4
 from experiments.parameters import Count, Dataset, Rate, Seed
 from experiments.preparations.pretraining import HELD_OUT_DRAWERS, Body
 from experiments.preparations.steps import Step
-from gtl_core.guide import read_safetensors, write_safetensors
+from gtl_core.files import read_safetensors, write_safetensors
 from gtl_core.tasks import labelled, rng, to_float
 
 

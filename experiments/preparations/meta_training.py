@@ -22,7 +22,7 @@ from experiments.models import conv4
 from experiments.parameters import Count, Head, ParameterError, Rate
 from experiments.preparations.pretraining import Body, Pretraining, zero_point
 from experiments.preparations.steps import Step
-from gtl_core.guide import read_safetensors, write_safetensors
+from gtl_core.files import read_safetensors, write_safetensors
 from gtl_core.tasks import Episode, rng
 
 Backbone = Literal["conv4", "pooled_conv4"]

@@ -18,7 +18,7 @@ from experiments.data.splits import split_classes
 from experiments.models import conv4, new_head
 from experiments.parameters import Count, Dataset, Head, Rate, Seed
 from experiments.preparations.steps import Step
-from gtl_core.guide import read_safetensors, write_safetensors
+from gtl_core.files import read_safetensors, write_safetensors
 from gtl_core.tasks import labelled, rng, to_float
 from gtl_core.training import accuracy, fit
 
