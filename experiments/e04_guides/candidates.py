@@ -3,63 +3,46 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from experiments.baselines.learned_guide import learned_guide
 from experiments.data import load
 from experiments.data.augmentation import random_affine
 from experiments.data.splits import split_classes
+from experiments.e04_guides.parameters import SHIFTS, GuidesParameters, StartingPoint
+from experiments.methods import BASIC, CONTROL, FEATURES, FINE_TUNING, GUIDED, Family, Method, table
 from experiments.models import new_head
-from experiments.parameters import Head
-from experiments.preparations.pretraining import zero_point
-from gtl_core.binned import Binned, distance
+from experiments.preparations.pretraining import Body
 from gtl_core.guide import Displacement, Guide, normalize
-from gtl_core.shaping import free, per_tensor, power, shuffled
-from gtl_core.tasks import Episode, labelled, rng, sample_episode, to_float
+from gtl_core.shaping import Binned, distance, free, per_tensor, power, shuffled
+from gtl_core.tasks import Episode, labelled, rng, to_float
 from gtl_core.training import fit
 
-if TYPE_CHECKING:
-    from experiments.e04_guides.run import GuidesParameters
-
-SHIFTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda images: images,
-    "glyphs": lambda images: images,  # the network is pretrained on printed glyphs instead
-    "rotated": lambda images: images.rot90(1, (-2, -1)),
-    "inverted": lambda images: 1 - images,
-}
 N_BINS = 4
 TIMES = (0.05, 0.25, 1.0)  # when, as a share of their way, scouts are looked at
-
-
-class Station(NamedTuple):
-    """Where scouts start from; it serves all arenas with this shift and head."""
-
-    seed: int
-    shift: str
-    head: Head
 
 
 @dataclass(frozen=True)
 class Scouted:
     """All that one scouting pass leaves."""
 
-    displacement: Displacement  # where the scouts ended
+    body: Body  # where the scouts started
+    displacement: Displacement  # where they ended
     improved: Displacement  # the same, every scout weighing what it improved on held-out drawers
     binned: Binned  # all points that they passed, by distance
     by_time: dict[int, Displacement]  # where they were after so many steps
     learned: Guide
-    further: dict[str, Tensor]  # the body trained further on the scouts' classes
+    further: Body  # trained further on the scouts' classes
 
 
-def root(displacement: Displacement) -> Guide:
+def root(displacement: Displacement | Binned) -> Guide:
     """Network scope, square root: the root mean square displacement."""
     return power(displacement.guide(), 0.5)
 
@@ -90,19 +73,48 @@ def relative(displacement: Displacement) -> Guide:
     return free(Guide(normalize(values)), *empty)
 
 
-CANDIDATES: dict[str, Callable[[Scouted], Guide]] = {
-    "guided_tensor": lambda s: s.displacement.guide(scope="tensor"),
-    "guided_network": lambda s: s.displacement.guide(),
-    "root": lambda s: root(s.displacement),
-    "head_free": lambda s: free(root(s.displacement), "head"),
-    "layers": lambda s: layers(s.displacement),
-    "consistent": lambda s: consistent(s.displacement),
-    "relative": lambda s: relative(s.displacement),
-    "improved": lambda s: root(s.improved),
-    "distance": lambda s: power(s.binned.guide(), 0.5),
-    "shuffled": lambda s: shuffled(root(s.displacement), rng(0, "shuffled")),
-    "learned": lambda s: s.learned,
-}
+@dataclass(frozen=True)
+class Candidate(Method):
+    """A guide to try, or, without one, a rival.
+
+    made_of: the field of `Scouted` that ``guide`` takes. further: it starts from the body that was trained further on
+    the scouts' classes. on_axis: its name on the axis of a figure, where that is not the label.
+    """
+
+    made_of: str = "displacement"
+    further: bool = False
+    on_axis: str = ""
+
+    def guide_from(self, scouted: Scouted) -> Guide | None:
+        return self.guide(getattr(scouted, self.made_of)) if self.guide else None
+
+
+LEARNED = Family("learned by gradient", "#CC79A7")
+_further = partial(Candidate, further=True)
+_guided = partial(Candidate, family=GUIDED)
+METHODS = table(
+    [
+        Candidate(**vars(BASIC["frozen"])),
+        Candidate(**vars(BASIC["plain"])),
+        _further("further_frozen", "no guide: trained\nfurther, then frozen", FEATURES, head_only=True),
+        _further("further_plain", "no guide: trained\nfurther, then plain", FINE_TUNING),
+        Candidate(**vars(BASIC["guided_tensor"]), on_axis="tensor scope"),
+        Candidate(**vars(BASIC["guided_network"]), on_axis="network scope"),
+        _guided("root", "guided (square root)", own_colour="#000000", guide=root, on_axis="network, square root"),
+        _guided("head_free", "the same, head free", guide=lambda d: free(root(d), "head")),
+        _guided("layers", "one g per tensor", guide=layers),
+        _guided("consistent", "scouts' consistency", guide=consistent),
+        _guided("relative", "relative to |w|", guide=relative),
+        _guided("improved", "by scouts' improvement", guide=root, made_of="improved"),
+        _guided("distance", "binned by distance", guide=root, made_of="binned"),
+        Candidate("shuffled", "shuffled (control)", CONTROL, guide=lambda d: shuffled(root(d), rng(0, "shuffled"))),
+        Candidate("learned", "guided (learned)", LEARNED, guide=Guide, made_of="learned", on_axis=LEARNED.label),
+    ]
+)
+CANDIDATES = [name for name, method in METHODS.items() if method.guide]
+RIVALS = [name for name in METHODS if name not in CANDIDATES]
+BAR = [name for name in RIVALS if not METHODS[name].further]  # a guide is worth having where it beats both of them
+BY_SCOUTS = [name for name in CANDIDATES if METHODS[name].family is GUIDED]
 
 
 def for_ways(guide: Guide, n_way: int) -> Guide:
@@ -114,45 +126,31 @@ def for_ways(guide: Guide, n_way: int) -> Guide:
     return Guide(values, guide.metadata)
 
 
-def episodes(
-    p: GuidesParameters, station: Station, classes: str, purpose: str, n: int, n_way: int, n_shot: int, n_query: int
-) -> list[Episode]:
-    """The same for every method and rate: differences are paired."""
-    dataset, see = load(p.dataset), SHIFTS[station.shift]
-    chosen = split_classes(dataset, station.seed)[classes]
-    drawn = (
-        sample_episode(dataset.examples, chosen, n_way, n_shot, n_query, rng(station.seed, purpose, i))
-        for i in range(n)
-    )
-    return [Episode(e.classes, see(e.support), see(e.query)) for e in drawn]
-
-
-def scout_station(p: GuidesParameters, job: tuple[Station, dict[str, Tensor]]) -> Scouted:
+def scout_from(p: GuidesParameters, point_and_body: tuple[StartingPoint, Body]) -> Scouted:
     """Everything that the candidates need, from scouts that are each trained once."""
-    station, body = job
-    model = zero_point(p.pretraining(station), p.scout_n_way, station.head, body)
-    shape = (p.scout_n_shot, p.scout_n_query)
-    tasks = episodes(p, station, "scouting", "scout", p.n_scouts, p.scout_n_way, *shape)
-    displacement, improved = Displacement(model), Displacement(model)
+    point, body = point_and_body
+    model = p.zero_point(point, p.scout_n_way, body)
+    shape = (p.scout_n_way, p.scout_n_shot, p.scout_n_query)
+    tasks = p.episodes(point, "scouting", "scout", p.n_scouts, *shape)
+    improved = Displacement(model)
     by_time = {max(1, round(share * p.scout_epochs)): Displacement(model) for share in TIMES}
     # The edges are not known beforehand: those that part the first scout's way into equally many points.
-    pilot = [distance(scout, displacement.zero_point) for scout in _way(p, model, tasks[0])]
+    pilot = [distance(scout, improved.zero_point) for scout in _steps(p, model, tasks[0])]
     binned = Binned(model, np.quantile(pilot, np.arange(1, N_BINS) / N_BINS).tolist())
     for task in tasks:
-        for step, scout in enumerate(_way(p, model, task), 1):
+        for step, scout in enumerate(_steps(p, model, task), 1):
             binned.add(scout)
             if step in by_time:
                 by_time[step].add(scout)
         alone = Displacement(model)
         if alone.add(scout):
-            displacement = displacement + alone
             improved = improved + max(0.0, _loss(model, task) - _loss(scout, task)) * alone
-    tasks = episodes(p, station, "scouting", "learned guide", p.learned_tasks, p.scout_n_way, 1, p.scout_n_query)
+    tasks = p.episodes(point, "scouting", "learned guide", p.learned_tasks, p.scout_n_way, 1, p.scout_n_query)
     learned = learned_guide(model, tasks, n_steps=p.epochs)
-    return Scouted(displacement, improved, binned, by_time, learned, _further(p, station, model))
+    return Scouted(body, by_time[p.scout_epochs], improved, binned, by_time, learned, _trained_further(p, point, model))
 
 
-def _way(p: GuidesParameters, model: nn.Module, task: Episode) -> Iterator[nn.Module]:
+def _steps(p: GuidesParameters, model: nn.Module, task: Episode) -> Iterator[nn.Module]:
     """One scout, after each of its steps."""
     scout = copy.deepcopy(model)
     optimizer = torch.optim.SGD(scout.parameters(), lr=p.scout_learning_rate)
@@ -168,22 +166,15 @@ def _loss(model: nn.Module, task: Episode) -> float:
     return cross_entropy(model(inputs), labels).item()
 
 
-def _further(p: GuidesParameters, station: Station, model: nn.Module) -> dict[str, Tensor]:
+def _trained_further(p: GuidesParameters, point: StartingPoint, model: nn.Module) -> Body:
     """The body after pretraining went on with all of the scouts' classes at once, for as many images as scouts saw."""
-    dataset = load(p.dataset)
-    classes = split_classes(dataset, station.seed)["scouting"]
-    inputs, labels = labelled(SHIFTS[station.shift](to_float(dataset.examples[classes])))
+    examples = load(p.dataset).examples[split_classes(load(p.dataset), point.seed)["scouting"]]
+    inputs, labels = labelled(SHIFTS[point.shift](to_float(examples)))
     model = copy.deepcopy(model)
-    new_head(model, len(classes), "zero", generator=rng(0))
+    new_head(model, len(examples), "zero", generator=rng(0))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     n_images = p.n_scouts * p.scout_n_way * p.scout_n_shot * p.scout_epochs
-    fit(
-        model,
-        inputs,
-        labels,
-        torch.optim.Adam(model.parameters(), lr=1e-3),
-        epochs=max(1, round(n_images / len(inputs))),
-        batch_size=64,
-        generator=rng(station.seed, "further"),
-        augment=partial(random_affine, strength=0.1, generator=rng(station.seed, "further", "augmentation")),
-    )
+    augment = partial(random_affine, strength=0.1, generator=rng(point.seed, "further", "augmentation"))
+    batches = {"batch_size": 64, "generator": rng(point.seed, "further"), "augment": augment}
+    fit(model, inputs, labels, optimizer, epochs=max(1, round(n_images / len(inputs))), **batches)
     return {name: p.detach() for name, p in model.body.named_parameters()}

@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.e04_guides.run import GuidesParameters, best_on_validation, differences
+from experiments.e04_guides.candidates import BAR, CANDIDATES, METHODS, RIVALS
+from experiments.e04_guides.parameters import GuidesParameters
+from experiments.e04_guides.run import best_on_validation, differences
 from experiments.experiment import Experiment
-from experiments.style import COLORS, HEADS, LABELS, STYLE, by_method, legend_below, panels, rate_axis
+from experiments.style import HEADS, STYLE, legend_below, of_methods, panels, rate_axis
+from gtl_core.shaping import TEMPERATURES
 
-GUIDES = {
-    "guided_tensor": "tensor scope",
-    "guided_network": "network scope",
-    "root": "network, square root",
-    "head_free": "the same, head free",
-    "layers": "one g per tensor",
-    "consistent": "scouts' consistency",
-    "relative": "relative to |w|",
-    "improved": "by scouts' improvement",
-    "distance": "binned by distance",
-    "shuffled": "shuffled (control)",
-    "learned": "learned by gradient",
-    "further_frozen": "no guide: trained\nfurther, then frozen",
-    "further_plain": "no guide: trained\nfurther, then plain",
-}
+SHIFTS = {"none": "no shift", "glyphs": "pretrained on glyphs", "rotated": "rotated by 90°", "inverted": "inverted"}
 WHEN = {
     "first": "rate tuned at the start",
     "careful": "lowest rate as good at the start",
     "last": "rate tuned at the end",
 }
-TEMPERATURES = ("freezing", "icy", "chilly", "room", "warm", "evaporating")
-OPTIMIZERS = {
-    "SGD": ("#0072B2", "-"),
-    "momentum": ("#56B4E9", "--"),
-    "Adam": ("#D55E00", "-"),
-    "AdamW": ("#E69F00", "--"),
-}
-FIRST_LAYER = {"filter": ("first filters", "weight"), "filter_guide": ("and their guide", "g")}
+LINES = {"SGD": ("#0072B2", "-"), "momentum": ("#56B4E9", "--"), "Adam": ("#D55E00", "-"), "AdamW": ("#E69F00", "--")}
 
 
-def _colors(n: int, name: str = "viridis") -> list:
-    return list(mpl.colormaps[name](np.linspace(0.05, 0.85, n)))
+def _colors(n: int, name: str = "viridis") -> np.ndarray:
+    return mpl.colormaps[name](np.linspace(0.05, 0.85, n))
 
 
 def guides_temperatures(frame: pd.DataFrame) -> Figure:
@@ -52,9 +36,8 @@ def guides_temperatures(frame: pd.DataFrame) -> Figure:
     with mpl.rc_context(STYLE):
         maps, below = axes[0]
         for name, color in zip(TEMPERATURES, _colors(len(TEMPERATURES), "plasma"), strict=True):
-            of = frame[frame["method"] == name]
             for axis, metric in ((maps, "temperature"), (below, "below")):
-                curve = of[of["metric"] == metric]
+                curve = frame[(frame["method"] == name) & (frame["metric"] == metric)]
                 axis.plot(curve["at"], curve["value"], color=color, linewidth=1.8, label=name)
         maps.set(title="the map", xlabel="g", ylabel="g at this temperature", aspect="equal")
         below.set(title="a real guide at each temperature", xlabel="g", ylabel="share of the parameters below g")
@@ -70,7 +53,7 @@ def guides_steps(frame: pd.DataFrame) -> Figure:
     with mpl.rc_context(STYLE):
         for axis, part in zip(axes[0], ("step", "gradient"), strict=True):
             axis.plot([1e-3, 1], [1e-3, 1], color="#BBBBBB", linewidth=1, label="proportional to g")
-            for name, (color, line) in OPTIMIZERS.items():
+            for name, (color, line) in LINES.items():
                 of = moved[(moved["method"] == name) & (moved["part"] == part)].set_index("at")["value"]
                 relative = of[of.index > 0] / of[1.0]
                 axis.plot(relative.index, relative, line, color=color, marker="o", markersize=4, label=name)
@@ -97,7 +80,8 @@ def guides_anatomy(frame: pd.DataFrame) -> Figure:
         ridges.set(yticks=range(len(parts)), yticklabels=map(_part, parts))
         _by(times, frame[frame["metric"] == "by_time"], parts, "after step {:.0f}")
         times.set(title="which tensors scouts moved", yticklabels=[])
-        for axis, (metric, (title, label)) in zip(maps, FIRST_LAYER.items(), strict=True):
+        first_layer = (("filter", "first filters", "weight"), ("filter_guide", "and their guide", "g"))
+        for axis, (metric, title, label) in zip(maps, first_layer, strict=True):
             values = frame[frame["metric"] == metric].sort_values("at")["value"].to_numpy().reshape(-1, 3, 3)
             color = {"cmap": "RdBu_r", "vmin": -abs(values).max(), "vmax": abs(values).max()}
             color = color if metric == "filter" else {"cmap": "viridis", "vmin": 0}
@@ -137,60 +121,58 @@ def guides_arenas(frame: pd.DataFrame) -> Figure:
 
     Each at its own best rate. A star marks the guide of the scouts that was best on validation tasks.
     """
-    table, best = differences(frame), best_on_validation(frame)
-    conditions = list(dict.fromkeys(table[["tuned_on", "arena", "head"]].itertuples(index=False, name=None)))
-    conditions.sort(key=lambda c: list(dict.fromkeys(frame["arena"])).index(c[1]))
-    columns = min(6, len(conditions))
-    rows = -(-len(conditions) // columns)
-    figure, axes = panels(rows, columns, (1.6 + 2.3 * columns, 0.6 + 4.2 * rows), sharey=True)
+    by_key, best = differences(frame).set_index(["tuned_on", "arena", "head"]), best_on_validation(frame)
+    arenas = list(dict.fromkeys(frame["arena"]))
+    keys = sorted(dict.fromkeys(by_key.index), key=lambda key: arenas.index(key[1]))
+    shown = [METHODS[name] for name in (*CANDIDATES, *RIVALS) if name not in BAR]
+    names = [method.name for method in shown]
+    figure, axes = _grid(keys, 6, (1.6, 2.3, 4.2), sharey=True)
     with mpl.rc_context(STYLE):
-        for axis, (tuned_on, arena, head) in zip(axes.flat, conditions, strict=False):
-            of = table[(table["tuned_on"] == tuned_on) & (table["arena"] == arena) & (table["head"] == head)]
+        for axis, (tuned_on, arena, head) in zip(axes, keys, strict=True):
             axis.axvline(0, color="#999999", linewidth=0.8)
-            for rival, shift in (("frozen", -0.15), ("plain", 0.15)):
-                against = of[of["rival"] == rival].set_index("method").loc[list(GUIDES)]
-                y = np.arange(len(GUIDES)) + shift
-                axis.hlines(y, 100 * against["low"], 100 * against["high"], color=COLORS[rival], linewidth=2)
-                axis.plot(
-                    100 * against["mean"], y, "o", color=COLORS[rival], markersize=4, label=f"minus {LABELS[rival]}"
-                )
-            star = list(GUIDES).index(best[tuned_on, arena, head])
+            here = by_key.loc[(tuned_on, arena, head)].set_index(["rival", "method"])
+            for rival, shift in zip(map(METHODS.get, BAR), (-0.15, 0.15), strict=True):
+                y, against = np.arange(len(shown)) + shift, here.loc[rival.name].loc[names]
+                axis.hlines(y, 100 * against["low"], 100 * against["high"], color=rival.colour, linewidth=2)
+                dots = {"color": rival.colour, "markersize": 4, "label": f"minus {rival.label}"}
+                axis.plot(100 * against["mean"], y, "o", **dots)
+            star = names.index(best[tuned_on, arena, head])
             axis.plot(0.02, star, "*", color="black", markersize=8, transform=axis.get_yaxis_transform())
             when = f"\n{WHEN[tuned_on]}" if arena.endswith("stream") else ""
-            axis.set(
-                title=f"{_arena(arena)}\n{HEADS[head]}{when}", xlabel="accuracy, points", ylim=(len(GUIDES) - 0.5, -0.5)
-            )
-            axis.set(yticks=range(len(GUIDES)), yticklabels=GUIDES.values())
-            axis.title.set_fontsize(8)
+            axis.set_title(f"{_arena(arena)}\n{HEADS[head]}{when}", fontsize=8)
+            axis.set(xlabel="accuracy, points", ylim=(len(shown) - 0.5, -0.5))
+            axis.set(yticks=range(len(shown)), yticklabels=[method.on_axis or method.label for method in shown])
             axis.tick_params(axis="y", labelsize=8)
-        for axis in axes.flat[len(conditions) :]:
-            axis.set_visible(False)
         legend_below(figure)
     return figure
 
 
 def guides_rates(frame: pd.DataFrame) -> Figure:
     """Accuracy at the end of the tuning tasks against the learning rate, in every arena."""
-    tuning = frame[frame["metric"] == "validation_last"]
-    conditions = list(dict.fromkeys(tuning[["arena", "head"]].itertuples(index=False, name=None)))
-    columns = min(4, len(conditions))
-    rows = -(-len(conditions) // columns)
-    figure, axes = panels(rows, columns, (0.6 + 2.8 * columns, 0.6 + 2.7 * rows), sharex=True, sharey=True)
-    shown = ("frozen", "plain", "guided_tensor", "guided_network", "root", "learned")
+    tuning = frame[frame["metric"] == "validation_last"].groupby(["arena", "head"], sort=False)
+    shown = [METHODS[name] for name in ("frozen", "plain", "guided_network", "guided_tensor", "root", "learned")]
+    figure, axes = _grid(tuning, 4, (0.6, 2.8, 2.7), sharex=True, sharey=True)
     with mpl.rc_context(STYLE):
-        for axis, (arena, head) in zip(axes.flat, conditions, strict=False):
-            of_arena = tuning[(tuning["arena"] == arena) & (tuning["head"] == head) & tuning["method"].isin(shown)]
-            for m, of in by_method(of_arena):
-                mean = 100 * of.groupby("learning_rate")["value"].mean()
-                axis.plot(mean.index, mean, color=COLORS[m], marker="o", markersize=3, label=LABELS[m])
-            axis.set(title=f"{_arena(arena)}, {HEADS[head]}", ylim=(0, 102), ylabel="validation accuracy (%)")
+        for axis, ((arena, head), of_condition) in zip(axes, tuning, strict=True):
+            for method, rows in of_methods(of_condition, shown):
+                mean = 100 * rows.groupby("learning_rate")["value"].mean()
+                axis.plot(mean.index, mean, color=method.colour, marker="o", markersize=3, label=method.label)
+            axis.set_title(f"{_arena(arena)}, {HEADS[head]}", fontsize=8)
+            axis.set(ylim=(0, 102), ylabel="validation accuracy (%)")
             rate_axis(axis)
-            axis.title.set_fontsize(8)
             axis.label_outer()
-        for axis in axes.flat[len(conditions) :]:
-            axis.set_visible(False)
         legend_below(figure)
     return figure
+
+
+def _grid(items: Sized, most: int, inches: tuple[float, float, float], **share: bool) -> tuple[Figure, np.ndarray]:
+    """A panel for each of the ``items``, at most so many in a row. inches: left of them all, and of one of them."""
+    columns, (left, width, height) = min(most, len(items)), inches
+    rows = -(-len(items) // columns)
+    figure, axes = panels(rows, columns, (left + width * columns, 0.6 + height * rows), **share)
+    for axis in axes.flat[len(items) :]:
+        axis.set_visible(False)
+    return figure, axes.flat[: len(items)]
 
 
 def _by(axis: Axes, of: pd.DataFrame, parts: list[str], names: str | list[str]) -> None:
@@ -222,8 +204,7 @@ def _color(name: str) -> str:
 
 def _arena(arena: str) -> str:
     shift, _, task = arena.partition(" ")
-    titles = {"none": "no shift", "glyphs": "pretrained on glyphs", "rotated": "rotated by 90°", "inverted": "inverted"}
-    return f"{titles[shift]}, {task}"
+    return f"{SHIFTS[shift]}, {task}"
 
 
 def _mosaic(filters: np.ndarray, columns: int) -> np.ndarray:
@@ -233,16 +214,5 @@ def _mosaic(filters: np.ndarray, columns: int) -> np.ndarray:
     return np.concatenate(rows)
 
 
-EXPERIMENT = Experiment(
-    "guides",
-    "04_guides",
-    GuidesParameters,
-    {
-        "guides_anatomy": guides_anatomy,
-        "guides_arenas": guides_arenas,
-        "guides_distance": guides_distance,
-        "guides_rates": guides_rates,
-        "guides_steps": guides_steps,
-        "guides_temperatures": guides_temperatures,
-    },
-)
+FIGURES = (guides_anatomy, guides_arenas, guides_distance, guides_rates, guides_steps, guides_temperatures)
+EXPERIMENT = Experiment("guides", "04_guides", GuidesParameters, {draw.__name__: draw for draw in FIGURES})
