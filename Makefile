@@ -23,9 +23,10 @@ test: $(STAMP) ## run the tests
 test-slurm: $(CLUSTER) ## run the quick profile through a Slurm of two nodes on this machine (root; slurm-wlm, munge)
 	@$(PY) tests/slurm/run.py
 
-lint: $(STAMP) ## check style and format of code and notebooks
+lint: $(STAMP) ## check style and format of code and notebooks, and the types of the core
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(PY) -m pyright
 
 figures: $(STAMP) ## draw the figures of PROFILE again from its tables, without training
 	@$(PY) workflow/draw_figures.py $(PROFILE)

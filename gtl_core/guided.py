@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from gtl_core.guide import Guide
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+# Several tensors at once; torch's own optimizers use them, its stubs do not export them.
+_copy_all, _lerp_all = torch._foreach_copy_, torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
 
 
 class Guided(torch.optim.Optimizer):
@@ -36,8 +43,9 @@ class Guided(torch.optim.Optimizer):
     """
 
     # The wrapped optimizer owns these; whoever reads or edits them here reads or edits the real ones.
-    param_groups = property(lambda self: self.optimizer.param_groups)
-    state = property(lambda self: self.optimizer.state)
+    # torch declares attributes.
+    param_groups = property(lambda self: self.optimizer.param_groups)  # pyright: ignore[reportAssignmentType]
+    state = property(lambda self: self.optimizer.state)  # pyright: ignore[reportAssignmentType]
     defaults = property(lambda self: self.optimizer.defaults)
 
     def __init__(
@@ -83,11 +91,12 @@ class Guided(torch.optim.Optimizer):
                 self._weights.append(_shard(g, p).to(p.dtype))
         self._before = [torch.empty_like(_local(p), requires_grad=False) for p in self._partial if self.on == "step"]
 
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One guided step; with a closure, returns its loss."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make one guided step; with a closure, return its loss."""
         hidden: list[tuple[Tensor, Tensor | None]] = []
 
-        def restrain() -> None:
+        def restrained() -> Any:
+            loss = None if closure is None else closure()
             # Optimizers skip what has no gradient: the cheapest way to leave a tensor untouched to the last bit.
             hidden[:] = [(p, p.grad) for p in self._frozen]
             for p in self._frozen:
@@ -96,29 +105,25 @@ class Guided(torch.optim.Optimizer):
                 for p, g in zip(self._partial, self._weights, strict=True):
                     if p.grad is not None:
                         _local(p.grad).mul_(g)
-
-        def restrained_closure() -> Tensor:
-            loss = closure()
-            restrain()
             return loss
 
         if self._before:
             with torch.no_grad():
-                torch._foreach_copy_(self._before, [_local(p) for p in self._partial])
+                _copy_all(self._before, [_local(p) for p in self._partial])
         try:
             if closure is None:
-                restrain()
+                restrained()
                 loss = self.optimizer.step()
             else:
-                loss = self.optimizer.step(restrained_closure)
+                loss = self.optimizer.step(restrained)
         finally:
             for p, gradient in hidden:
                 p.grad = gradient
         if self._before:
             with torch.no_grad():
                 after = [_local(p) for p in self._partial]
-                torch._foreach_lerp_(self._before, after, self._weights)
-                torch._foreach_copy_(after, self._before)
+                _lerp_all(self._before, after, self._weights)
+                _copy_all(after, self._before)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -144,14 +149,18 @@ class Guided(torch.optim.Optimizer):
         return {name: value for name, value in self.__dict__.items() if name != "step"}
 
 
+def _sharded(p: Tensor) -> TypeGuard[DTensor]:
+    return hasattr(p, "to_local")  # without the import, which takes long and few need
+
+
 def _local(p: Tensor) -> Tensor:
-    """What this process holds of a parameter: all of it, unless it is sharded (a `DTensor`)."""
-    return p.to_local().detach() if hasattr(p, "to_local") else p
+    """What this process holds of a parameter: all of it, unless it is sharded."""
+    return p.to_local().detach() if _sharded(p) else p
 
 
 def _shard(g: Tensor, p: Tensor) -> Tensor:
     """The same part of a guide's tensor. Every process has the whole guide, so nothing needs to be sent."""
-    if not hasattr(p, "to_local"):
+    if not _sharded(p):
         return g
     from torch.distributed.tensor import distribute_tensor
 

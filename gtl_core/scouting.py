@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from gtl_core._engine.backends import BACKENDS, choose, group_size, groups
+from gtl_core._engine import BACKENDS, choose, group_size, groups
 from gtl_core.guide import Displacement
 from gtl_core.training import Recipe, inputs_and_labels
 
@@ -63,7 +63,10 @@ def scout(
     return displacement
 
 
-def _send(model, tasks, train_one, executor, backend) -> Iterator[Mapping[str, Tensor]]:
+def _send(
+    model: nn.Module, tasks: Iterable, train_one: Recipe | Callable, executor: Executor | None, backend: str
+) -> Iterator[Mapping[str, Tensor]]:
+    """Yield the trained parameters of one copy per task, in the order of the tasks."""
     first = []
     if isinstance(train_one, Recipe):
         tasks = map(inputs_and_labels, tasks)

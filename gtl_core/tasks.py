@@ -119,10 +119,11 @@ def class_subsets(
 
     Raises ValueError if there are not enough classes, or examples of one.
     """
-    every = torch.as_tensor([dataset[i][1] for i in range(len(dataset))] if labels is None else labels)
+    size = len(dataset)  # pyright: ignore[reportArgumentType]  # torch leaves `__len__` to those that have one
+    every = torch.as_tensor([dataset[i][1] for i in range(size)] if labels is None else labels)
     classes, label_of = every.unique(return_inverse=True)
-    if len(every) != len(dataset):
-        raise ValueError(f"{len(every)} labels for {len(dataset)} examples")
+    if len(every) != size:
+        raise ValueError(f"{len(every)} labels for {size} examples")
     if not 1 <= n_way <= len(classes):
         raise ValueError(f"n_way = {n_way}: must be from 1 to {len(classes)}, the number of classes")
     smallest = int(label_of.bincount().min())

@@ -5,22 +5,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # outputs [N, ...], labels [N] -> a scalar
 
 
 def fit(
     model: nn.Module,
     inputs: Tensor,
     labels: Tensor,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     *,
     epochs: int,
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    loss: Loss = cross_entropy,
     augment: Callable[[Tensor], Tensor] = lambda inputs: inputs,
 ) -> None:
     """Minimise the mean loss of ``model`` on labelled examples, in place.
@@ -52,30 +56,31 @@ class Recipe:
     learning_rate: float
     epochs: int
     batch_size: int | None = None
-    optimizer: type[torch.optim.Optimizer] = torch.optim.SGD
-    options: Mapping[str, object] = field(default_factory=dict)
-    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    optimizer: type[Optimizer] = torch.optim.SGD
+    options: Mapping[str, Any] = field(default_factory=dict)
+    loss: Loss = cross_entropy
     seed: int = 0
 
     def __call__(self, model: nn.Module, task: tuple[Tensor, Tensor]) -> None:
-        self.fit(model, *task, self.optimizer(model.parameters(), lr=self.learning_rate, **self.options), self.loss)
+        self.fit(model, *task, self.make(model.parameters()), self.loss)
 
-    def fit(self, model: nn.Module, inputs: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, loss) -> None:
-        """As the recipe says, but for the optimizer and the loss."""
-        generator = torch.Generator().manual_seed(self.seed)
-        options = {"epochs": self.epochs, "batch_size": self.batch_size, "generator": generator}
-        fit(model, inputs, labels, optimizer, loss=loss, **options)
+    def fit(self, model: nn.Module, inputs: Tensor, labels: Tensor, optimizer: Optimizer, loss: Loss) -> None:
+        """Train as the recipe says, but for the optimizer and the loss."""
+        order = torch.Generator().manual_seed(self.seed)
+        budget: dict[str, Any] = {"epochs": self.epochs, "batch_size": self.batch_size, "generator": order}
+        fit(model, inputs, labels, optimizer, loss=loss, **budget)
 
-    def fused(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-        """The optimizer in its fastest form: the same steps up to rounding."""
-        able = "fused" in inspect.signature(self.optimizer).parameters and "foreach" not in self.options
-        return self.optimizer(parameters, lr=self.learning_rate, **({"fused": True} if able else {}) | self.options)
+    def make(self, parameters: Iterable[Tensor], fused: bool = False) -> Optimizer:
+        """Make the optimizer; ``fused``: in its fastest form, if it has one, with the same steps up to rounding."""
+        make = cast(Callable[..., Optimizer], self.optimizer)  # the class that all are derived from takes no lr
+        fused = fused and "fused" in inspect.signature(make).parameters and "foreach" not in self.options
+        return make(parameters, lr=self.learning_rate, **{**({"fused": True} if fused else {}), **self.options})
 
 
 def inputs_and_labels(task: object) -> tuple[Tensor, Tensor]:
-    """The task, if it is what a `Recipe` trains on; TypeError otherwise."""
+    """Return the task, if it is what a `Recipe` trains on; TypeError otherwise."""
     if isinstance(task, (tuple, list)) and len(task) == 2 and all(isinstance(part, Tensor) for part in task):
-        return tuple(task)
+        return task[0], task[1]
     raise TypeError(
         f"a Recipe trains on two tensors (inputs, labels), and this task is a {type(task).__name__}: of a dataset, "
         "torch.utils.data.default_collate(list(dataset)) makes them"

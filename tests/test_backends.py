@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.models import conv4
 from gtl_core import scout
 from gtl_core._engine.backends import groups
-from experiments.models import conv4
 from gtl_core.tasks import rng
 from gtl_core.training import Recipe, fit
 

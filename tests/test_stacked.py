@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from gtl_core import Displacement, Guided
 from experiments.models import conv4
+from gtl_core import Displacement, Guided
 from gtl_core._engine.stacked import stack, stack_guide, stacked_cross_entropy
 from gtl_core.tasks import rng
 from gtl_core.training import accuracy, fit

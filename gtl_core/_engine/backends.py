@@ -11,6 +11,8 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -111,9 +113,9 @@ def _side_by_side(network: nn.Module, recipe: Recipe, tasks: Sequence[Task], cop
             raise TypeError(f"side by side, a network must return one tensor, not a {type(outputs).__name__}")
         if counts_all:  # a mean over examples that weigh the same: at once
             return len(tasks) * cross_entropy(outputs.flatten(0, 1), labels.flatten(0, 1))
-        return sum(recipe.loss(outputs[:, s], labels[:, s]) for s in range(len(tasks)))
+        return reduce(add, (recipe.loss(outputs[:, s], labels[:, s]) for s in range(len(tasks))))
 
-    optimizer = recipe.fused([p for p in copies.values() if p.requires_grad])
+    optimizer = recipe.make([p for p in copies.values() if p.requires_grad], fused=True)
     recipe.fit(network, inputs, labels, optimizer, summed_loss)
     return [{name: p.detach()[s] for name, p in copies.items()} for s in range(len(tasks))]
 
@@ -146,7 +148,7 @@ def choose(backend: str, model: nn.Module, train_one: Recipe | Callable, tasks: 
             if name == "loop":
                 raise
             log.info("backend %s cannot train this network: %s", name, error)
-    fastest = min(seconds, key=seconds.get)
+    fastest = min(seconds, key=lambda name: seconds[name])
     log.info("backend %s, of ms per scout-step %s", fastest, {name: round(1e3 * s, 3) for name, s in seconds.items()})
     return fastest
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial as bind
 from math import ceil, prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class Replay(torch.autograd.Function):
     """A `Program` as one node of autograd's graph: inputs [N, S, ...] -> outputs [N, S, ...]."""
 
     @staticmethod
-    def forward(ctx, program: Program, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, program: Program, x: Tensor, *parameters: Tensor) -> Tensor:
         program.x.copy_(_channels_last(x))
         program.forward()
         ctx.program, ctx.run = program, program.run
@@ -75,10 +76,13 @@ class Replay(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    # What `once_differentiable` returns has no types.
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         if ctx.program.run != ctx.run:
             raise RuntimeError("a stacked network was called again before backward(): its buffers hold the later call")
-        ctx.program.dy.copy_(_channels_last(dy))
+        ctx.program.dy.copy_(_channels_last(grad_outputs[0]))
         ctx.program.backward()
         return None, None, *(gradient.clone() for gradient in ctx.program.gradients)
 
@@ -89,9 +93,14 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 class _Cell:
-    """One layer in a program: ``x`` is where it wants its input, ``shape`` that of its output for one example."""
+    """One layer in a program: ``x`` is where it wants its input, ``shape`` that of its output for one example.
 
-    def __init__(self, layer: nn.Module, shape: tuple[int, ...], like: Tensor) -> None:
+    layer: one of `stacked`, which imports this module and so cannot be named as a type here.
+    """
+
+    layer: Any
+
+    def __init__(self, layer: Any, shape: tuple[int, ...], like: Tensor) -> None:
         self.layer, self.x, self.shape = layer, like.new_empty(shape), shape[2:]
         self.gradients: list[Tensor] = []
 
@@ -105,7 +114,7 @@ class _Cell:
 
 
 class Convolution(_Cell):
-    def __init__(self, layer: nn.Module, shape: tuple[int, ...], like: Tensor) -> None:
+    def __init__(self, layer: Any, shape: tuple[int, ...], like: Tensor) -> None:
         self.layer = layer
         size, n, *image, channels = shape
         *_, height, width = layer.weight.shape
@@ -144,7 +153,7 @@ def _fold(columns: Tensor, stride: tuple[int, int], least: tuple[int, int]) -> t
     a, b = stride
     rows, cols = max(h + (height - 1) // a, ceil(least[0] / a)), max(w + (width - 1) // b, ceil(least[1] / b))
     image = columns.new_zeros(size, n, rows, a, cols, b, channels)
-    operations = [image.zero_]
+    operations: Operations = [image.zero_]
     for i in range(0, height, a):
         for j in range(0, width, b):
             tile = columns[..., i : i + a, j : j + b, :].transpose(3, 4)
@@ -206,7 +215,7 @@ class Normalization(_Cell):
 
 
 class Linear(_Cell):
-    def __init__(self, layer: nn.Module, shape: tuple[int, ...], like: Tensor) -> None:
+    def __init__(self, layer: Any, shape: tuple[int, ...], like: Tensor) -> None:
         super().__init__(layer, shape, like)
         self.weight = layer.weight.detach()
         self.shape = (self.weight.shape[1],)
@@ -236,7 +245,7 @@ class Activation(_Cell):
 class Flattening(_Cell):
     """From channels last to the order in which PyTorch flattens."""
 
-    def __init__(self, layer: nn.Module, shape: tuple[int, ...], like: Tensor) -> None:
+    def __init__(self, layer: Any, shape: tuple[int, ...], like: Tensor) -> None:
         super().__init__(layer, shape, like)
         self.shape = (prod(shape[2:]),)
 
@@ -251,7 +260,7 @@ class Flattening(_Cell):
         return vectors.unflatten(2, (channels, *image)).movedim(2, -1)
 
 
-def _bias(layer: nn.Module) -> Tensor:
+def _bias(layer: Any) -> Tensor:
     if layer.bias is None:
         return layer.weight.new_zeros(len(layer.weight), 1, layer.weight.shape[1])
     return layer.bias.detach()[:, None]

@@ -32,7 +32,7 @@ def stack(models: Sequence[nn.Module], graph: bool = False) -> nn.Module:
         if len(list(first.named_parameters())) < len(list(first.named_parameters(remove_duplicate=False))):
             raise TypeError("cannot stack a network with shared parameters")
         # Not `named_children`, which leaves out a layer that comes a second time.
-        layers = [(name, stack([m._modules[name] for m in models], graph)) for name in first._modules]
+        layers = [(name, stack([m.get_submodule(name) for m in models], graph)) for name in first._modules]
         return (nn.Sequential if graph else _Sequential)(OrderedDict(layers))
     if type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1):
         return Flatten(2)
@@ -74,8 +74,8 @@ def _in_order(stacked: Tensor) -> Tensor:
 class _Sequential(nn.Sequential):
     _program: program.Program | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        parameters = list(self.parameters())
+    def forward(self, input: Tensor) -> Tensor:
+        x, parameters = input, list(self.parameters())
         trained = torch.is_grad_enabled() and not x.requires_grad and all(p.requires_grad for p in parameters)
         if not trained or x.is_cuda or not all(map(program.knows, self.flat())):
             return super().forward(x)
@@ -98,8 +98,12 @@ class Flatten(nn.Flatten):
 
 
 class _Stacked(nn.Module):
-    uses = ()
-    takes = ()
+    """A layer's weights [S, ...] of all copies; ``uses`` are settings of theirs, ``takes`` the values it insists on."""
+
+    uses: tuple[str, ...] = ()
+    takes: tuple[tuple[str, object], ...] = ()
+    weight: nn.Parameter
+    bias: nn.Parameter | None
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -119,10 +123,12 @@ class Conv2d(_Stacked):
     cell = program.Convolution
     uses = ("stride", "padding")
     takes = (("dilation", (1, 1)), ("groups", 1), ("padding_mode", "zeros"))
+    stride: tuple[int, int]
+    padding: tuple[int, int]
 
     def forward(self, x: Tensor) -> Tensor:
-        settings = {"stride": self.stride, "padding": self.padding, "groups": self.size}
-        y = conv2d(x.flatten(1, 2), self.weight.flatten(0, 1), self.flat_bias(), **settings)
+        weight, bias = self.weight.flatten(0, 1), self.flat_bias()
+        y = conv2d(x.flatten(1, 2), weight, bias, self.stride, self.padding, groups=self.size)
         return y.unflatten(1, (self.size, -1))
 
 
@@ -130,10 +136,12 @@ class GroupNorm(_Stacked):
     cell = program.Normalization
     uses = ("num_groups", "eps")
     takes = (("affine", True),)
+    num_groups: int
+    eps: float
 
     def forward(self, x: Tensor) -> Tensor:
         groups = self.size * self.num_groups
-        y = group_norm(x.flatten(1, 2), groups, self.weight.flatten(), self.bias.flatten(), self.eps)
+        y = group_norm(x.flatten(1, 2), groups, self.weight.flatten(), self.flat_bias(), self.eps)
         return y.unflatten(1, (self.size, -1))
 
 
@@ -141,6 +149,7 @@ class BatchNorm2d(_Stacked):
     uses = ("eps",)
     # Running statistics would be one more thing to stack; statistics of the batch are each copy's own.
     takes = (("affine", True), ("track_running_stats", False))
+    eps: float
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.flatten(), self.flat_bias()
@@ -154,8 +163,9 @@ class MaxPool2d(nn.MaxPool2d):
     def __init__(self, layers: Sequence[nn.MaxPool2d]) -> None:
         super().__init__(layers[0].kernel_size, layers[0].stride, layers[0].padding)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return max_pool2d(x.flatten(1, 2), self.kernel_size, self.stride, self.padding).unflatten(1, x.shape[1:3])
+    def forward(self, input: Tensor) -> Tensor:
+        y = max_pool2d(input.flatten(1, 2), self.kernel_size, self.stride, self.padding)
+        return y.unflatten(1, input.shape[1:3])
 
 
 class Linear(_Stacked):

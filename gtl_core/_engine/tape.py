@@ -7,6 +7,7 @@ grouped convolution; vectors as [S, N, features], so that a linear layer is one 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ class Taped(nn.Module):
 
 class _Pass(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, layers: Sequence[nn.Module], x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, layers: Sequence[nn.Module], x: Tensor, *parameters: Tensor) -> Tensor:
         size = x.shape[1]
         x = x.transpose(0, 1) if x.dim() == 3 else x.flatten(1, 2).contiguous(memory_format=torch.channels_last)
         ctx.tape = []
@@ -50,8 +51,11 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
-        dx, gradients = dy.transpose(0, 1), []
+    # What `once_differentiable` returns has no types.
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        dx, gradients = grad_outputs[0].transpose(0, 1), []
         while ctx.tape:
             undo = ctx.tape.pop()  # with the activations that it holds
             dx, *own = undo(dx, bool(ctx.tape))
