@@ -121,7 +121,7 @@ def zero_point_of(displacement: Displacement) -> nn.Sequential:
     return model
 
 
-start_at, network = start_from, zero_point_of  # old names: until 04 and the tests have moved
+network = zero_point_of  # old name: until tests/test_experiments.py has moved
 
 
 @torch.no_grad()
