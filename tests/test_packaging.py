@@ -1,9 +1,13 @@
 """pyproject.toml, requirements.lock and environment.yml say the same; nothing names a machine or a package index."""
 
+import ast
+import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -101,12 +105,67 @@ def test_citation_is_valid():
     assert "2303.16154" in str(citation["preferred-citation"])
 
 
+def imports(source: str) -> set[str]:
+    """The packages that a module imports, wherever in it."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "." for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.split(".")[0] for name in names}
+
+
+def sources(folder: str) -> dict[str, str]:
+    """Of each module or notebook in a folder, its code."""
+    found = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / folder).rglob("*.py")}
+    for path in (ROOT / folder).glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        found[path.name] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert found, f"{folder} is empty"
+    return found
+
+
+def test_the_core_imports_nothing_but_torch_numpy_and_safetensors():
+    allowed = {*sys.stdlib_module_names, "torch", "numpy", "safetensors", "gtl_core"}
+    for name, source in sources("gtl_core").items():
+        assert imports(source) <= allowed, name
+        if Path(name).name in ("guide.py", "scouting.py", "guided.py"):  # the paper
+            assert imports(source) <= allowed - {"numpy", "safetensors"}, name
+
+
+@pytest.mark.parametrize(
+    "folder, allowed",
+    [("gtl_core", set()), ("experiments", {"gtl_core"}), ("notebooks", {"gtl_core", "experiments"})],
+)
+def test_arrows_go_from_notebooks_over_experiments_to_the_core(folder, allowed):
+    ours = {path.stem for path in ROOT.iterdir()} | {path.stem for path in ROOT.glob("workflow/*.py")}
+    for name, source in sources(folder).items():
+        assert imports(source) & ours <= {folder, *allowed}, name
+
+
 def test_the_core_imports_without_the_extras():
-    """``import gtl_core`` needs torch, numpy and safetensors only."""
+    """Every module of it, where torch, numpy and safetensors are all there is."""
     extras = [r.name for r in REQUIREMENTS if r.name not in {"torch", "numpy", "safetensors"}]
-    modules = [name.replace("-", "_") for name in extras] + ["PIL", "yaml"]
-    code = (
-        f"import sys; sys.modules.update(dict.fromkeys({modules}, None)); sys.modules.pop('packaging'); "
-        "import gtl_core, gtl_core.tasks, gtl_core.training"
-    )
+    hidden = [name.replace("-", "_") for name in extras] + ["PIL", "yaml", "experiments"]
+    modules = [name.removesuffix(".py").replace("/", ".") for name in sources("gtl_core")]
+    code = f"import sys; sys.modules.update(dict.fromkeys({hidden}, None)); import {', '.join(modules)}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_what_is_installed_is_the_core(tmp_path):
+    """A wheel, made for real from a checkout that has the experiments, too."""
+    checkout, wheels = tmp_path / "checkout", tmp_path / "wheels"
+    checkout.mkdir()
+    wheels.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    for name in ("gtl_core", "experiments", "benchmarks"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    code = f"from setuptools.build_meta import build_wheel; build_wheel({str(wheels)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True, capture_output=True)
+    (wheel,) = wheels.iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
+    assert files == set(sources("gtl_core"))
+    needed = [Requirement(line) for line in re.findall(r"^Requires-Dist: (.*)$", metadata, re.M)]
+    always = {r.name for r in needed if r.marker is None}
+    assert always == {"torch", "numpy", "safetensors"} and len(needed) > len(always)
