@@ -12,7 +12,6 @@ from experiments.parameters import Count, distinct
 GROUP = 10  # episodes of which the mean is one row of the results
 SIDE_BY_SIDE = 40  # support images trained together: copies save overhead, not arithmetic, see `stack`
 EpisodeCount = Annotated[int, Field(ge=GROUP, multiple_of=GROUP)]
-Episodes = EpisodeCount  # old name: until 04 and 06 have moved
 
 
 class Task(NamedTuple):

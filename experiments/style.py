@@ -93,10 +93,6 @@ def panels(rows: int, columns: int, size: tuple[float, float], **share: bool | s
         return figure, figure.subplots(rows, columns, squeeze=False, **share)
 
 
-def by_method(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    return [(m, frame[frame["method"] == m]) for m in COLORS if m in set(frame["method"])]
-
-
 def of_methods(frame: pd.DataFrame, methods: Iterable[Method]) -> list[tuple[Method, pd.DataFrame]]:
     """Each method that the frame has, with its rows; in the order of ``methods``."""
     there = set(frame["method"])

@@ -17,7 +17,7 @@ from torch import Tensor
 from experiments.baselines.few_shot import groups, side_by_side
 from experiments.data import load
 from experiments.data.splits import split_classes
-from experiments.episodes import GROUP, EpisodeParameters, Task
+from experiments.episodes import GROUP, SIDE_BY_SIDE, EpisodeParameters, Task
 from experiments.images import METHODS, N_DRAWERS, ZeroPoint, start
 from experiments.methods import BASIC, NETWORK, TENSOR
 from experiments.parameters import Count, Head, distinct
@@ -33,7 +33,6 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 TUNED_ON = ("first", "same")  # how rates are chosen, see `choose_rates`
 N_SHOWN = 2  # episodes, and queries per class of each, that are kept as pictures
 N_SHOWN_QUERIES = 3
-SIDE_BY_SIDE = 40  # support images of episodes trained together: copies save overhead, not arithmetic, see `stack`
 
 
 class Variant(NamedTuple):
