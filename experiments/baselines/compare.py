@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +78,8 @@ def learn_to_compare(
         loss(compare_all(model, support, labels, compare=compare)(queries), answers).backward()
         optimizer.step()
         passes += TRAINING * (len(support) + len(queries))
-    return Prepared(model, partial(compare_all, compare=compare), passes)
+    extra = dict(compare.named_parameters()) if isinstance(compare, nn.Module) else {}
+    return Prepared(model, passes, extra)
 
 
 def compare_all(model: nn.Module, inputs: Tensor, labels: Tensor, *, compare: Compare) -> Predictor:

@@ -33,8 +33,8 @@ def pretrain_across(
     """Classify batches of ``source`` while ``alignment`` makes the features of source and target alike.
 
     source: images [N, 1, 28, 28] and labels [N], as many classes as the model's head has outputs; target: images
-    without labels, from classes that nothing is tested on. adapt: how to learn new tasks from the zero point, whose
-    head still has the source's classes (`models.new_head`).
+    without labels, from classes that nothing is tested on. The zero point's head
+    still has the source's classes (`models.new_head`).
     """
     model, alignment = copy.deepcopy((model, alignment))
     learned = [*model.parameters(), *(alignment.parameters() if isinstance(alignment, nn.Module) else ())]
@@ -49,7 +49,7 @@ def pretrain_across(
         optimizer.zero_grad()
         (loss + alignment(source_features, target_features, step / n_steps)).backward()
         optimizer.step()
-    return Prepared(model, None, TRAINING * n_steps * 2 * batch_size)
+    return Prepared(model, TRAINING * n_steps * 2 * batch_size)
 
 
 def no_alignment(source: Tensor, target: Tensor, progress: float) -> float:

@@ -1,41 +1,62 @@
-"""One interface for all few-shot methods: prepared once on tasks of other classes, then adapted to each new task.
-
-A preparation is a function ``(model, episodes, ...) -> Prepared`` that leaves ``model`` untouched; an adaptation is a
-function ``(model, inputs, labels, ...) -> predictor`` that learns one task from its support. Any adaptation works on
-any prepared zero point: ``replace(prepared, adapt=...)``.
-"""
+"""What few-shot methods share: prepared once on tasks of other classes, then adapted to each new task."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from experiments.data import Dataset
+from gtl_core.guide import Displacement
 from gtl_core.tasks import Episode, labelled, rng, sample_episode
 
 Predictor = Callable[[Tensor], Tensor]  # inputs [N, 1, 28, 28] -> scores [N, n_way], the largest one wins
-Adaptation = Callable[[nn.Module, Tensor, Tensor], Predictor]
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A few-shot method that is ready for new tasks, and what its preparation cost.
+    """What a preparation leaves, and what it cost.
 
-    model: its zero point; adapt: how it learns a task from there; passes: examples times how often each went through
-    the network (`FORWARD`, `TRAINING`, `TWICE`); seconds: on the clock.
+    model: the zero point; extra: other tensors that adapting it needs, by name; passes: examples times how often each
+    went through the network (`experiments.costs`); seconds: on the clock.
     """
 
     model: nn.Module
-    adapt: Adaptation | None = None
     passes: int = 0
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a method brings to a new task: its network, what else adapting needs, and its scouts' displacement."""
+
+    model: nn.Sequential
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    displacement: Displacement | None = None
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a method learns from other classes before it meets a task. ``step`` is the `MetaTraining` that asks for it.
+
+    train: ``train(model, episodes, step) -> Prepared``, which leaves ``model`` untouched. passes: ``passes(step)`` of
+    training on one episode. shape: ``shape(step)``, n_way, n_shot and n_query of an episode. own_heads: every task has
+    a head of its own, which is thrown away afterwards; so the same ``step.n_tasks`` tasks are gone through again and
+    again, and ``passes`` are those of one epoch.
+    """
+
+    name: str
+    train: Callable[[nn.Sequential, Sequence[Episode], Any], Prepared]
+    passes: Callable[[Any], int]
+    shape: Callable[[Any], tuple[int, int, int]] = lambda step: (step.n_way, step.n_shot, step.n_query)
+    own_heads: bool = False
 
 
 def measured(prepare: Callable[..., Prepared]) -> Callable[..., Prepared]:
@@ -48,17 +69,6 @@ def measured(prepare: Callable[..., Prepared]) -> Callable[..., Prepared]:
         return replace(prepared, seconds=time.perf_counter() - begin)
 
     return prepare_by_the_clock
-
-
-def accuracies(prepared: Prepared, episodes: Iterable[Episode]) -> Tensor:
-    """Share of each episode's queries, in [0, 1], that are classified right after adapting to its support."""
-    values = []
-    for episode in episodes:
-        predict = prepared.adapt(prepared.model, *labelled(episode.support))
-        inputs, labels = labelled(episode.query)
-        with torch.no_grad():
-            values.append((predict(inputs).argmax(-1) == labels).float().mean())
-    return torch.stack(values)
 
 
 @dataclass(frozen=True)

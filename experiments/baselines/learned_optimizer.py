@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Sequence
-from functools import cache, partial
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from experiments.baselines.few_shot import Prepared, groups, measured, side_by_side
-from experiments.baselines.transfer import fine_tune
 from experiments.costs import TRAINING
 from gtl_core._engine.stacked import stack, stacked_cross_entropy
 from gtl_core.tasks import Episode
@@ -73,10 +72,6 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return loss
 
 
-def by_rule(model: nn.Module, rule: StepRule) -> LearnedOptimizer:
-    return LearnedOptimizer(model.parameters(), rule)
-
-
 @measured
 def learn_optimizer(
     model: nn.Module,
@@ -105,8 +100,7 @@ def learn_optimizer(
         optimizer.step()
         n_images = sum(images.shape[0] * images.shape[1] for images, _ in (support, query))
         passes += TRAINING * n_steps * n_images
-    adapt = partial(fine_tune, optimizer=partial(by_rule, rule=rule), epochs=n_steps)
-    return Prepared(model, adapt, passes)
+    return Prepared(model, passes, dict(rule.named_parameters()))
 
 
 def unrolled_loss(network: nn.Module, support, query, rule: StepRule, n_steps: int) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from experiments.baselines.few_shot import Predictor, Prepared, groups, measured, side_by_side
-from experiments.baselines.transfer import MakeOptimizer, fine_tune
 from experiments.costs import TRAINING, TWICE
 from gtl_core._engine.stacked import stack, stacked_cross_entropy
 from gtl_core.tasks import Episode
@@ -76,7 +75,6 @@ def maml(
     *,
     inner_rate: float = 0.4,
     n_steps: int = 1,
-    n_test_steps: int | None = None,
     outer_rate: float = 1e-3,
     tasks_per_step: int = 8,
     first_order: bool = False,
@@ -86,7 +84,6 @@ def maml(
     """Descend on the loss *after* ``n_steps`` of inner descent, by Adam, through the inner gradients themselves.
 
     The model's head is meta-learned, too: it must have as many outputs as the episodes have classes.
-    n_test_steps: inner steps on new tasks, if not ``n_steps``.
     Source: Finn, Abbeel, Levine 2017 (algorithm 2). See `fomaml`, `anil`, `meta_sgd` for the switches.
     """
     model = copy.deepcopy(model)
@@ -105,8 +102,7 @@ def maml(
         meta_loss(stacked(len(group)), zero_point, rates, group, n_steps, first_order).backward()
         optimizer.step()
         passes += sum(inner_cost * n_steps * _n(e.support) + TRAINING * _n(e.query) for e in group)
-    final = {name: rate.detach() if learn_rates else rate for name, rate in rates.items()}
-    return Prepared(model, partial(adapt_by_descent, rates=final, n_steps=n_test_steps or n_steps), passes)
+    return Prepared(model, passes, {name: rate.detach() for name, rate in rates.items()} if learn_rates else {})
 
 
 def fomaml(model: nn.Module, episodes: Sequence[Episode], **options) -> Prepared:
@@ -141,18 +137,17 @@ def reptile(
     model: nn.Module,
     episodes: Sequence[Episode],
     *,
-    optimizer: MakeOptimizer = lambda m: torch.optim.Adam(m.parameters(), lr=1e-3, betas=(0.0, 0.999)),
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer],
     epochs: int = 1,
     batch_size: int | None = None,
     meta_rate: float = 1.0,
     tasks_per_step: int = 5,
-    n_test_epochs: int = 50,
     generator: torch.Generator | None = None,
 ) -> Prepared:
     """Move towards where training on tasks leads: θ <- θ + ε * mean(θ_task - θ), with ε falling linearly to 0.
 
     epochs, batch_size: of training on one task's support (``generator`` shuffles); the published 5-way runs take 5
-    steps on batches of 10 from 10 examples a class. n_test_epochs: of adapting to a new task, in full batches.
+    steps on batches of 10 from 10 examples a class.
     Source: Nichol, Achiam, Schulman 2018 (algorithm 2).
     """
     model = copy.deepcopy(model)
@@ -167,8 +162,13 @@ def reptile(
             for p, trained in zip(model.parameters(), tasks.parameters(), strict=True):
                 p.lerp_(trained.mean(0), meta_rate * (1 - i / n_groups))
         passes += TRAINING * epochs * sum(_n(episode.support) for episode in group)
-    return Prepared(model, partial(fine_tune, optimizer=optimizer, epochs=n_test_epochs), passes)
+    return Prepared(model, passes)
 
 
 def _n(images: Tensor) -> int:
     return images.shape[0] * images.shape[1]
+
+
+def reptile_adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    """What Reptile trains tasks with, while it is prepared and on new ones. Source: Nichol et al. 2018, appendix A."""
+    return torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.0, 0.999))

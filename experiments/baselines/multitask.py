@@ -28,7 +28,7 @@ def hard_sharing(
     """One body for all tasks, one linear head for each; the zero point has that body and the model's own head.
 
     Trained on the supports, ``tasks_per_step`` tasks in every step of Adam, in an order drawn from ``generator``; heads
-    start at zero. adapt: how to learn a new task from there, such as `transfer.fine_tune`. Source: Caruana 1997.
+    start at zero. Source: Caruana 1997.
     """
     model = copy.deepcopy(model)
     n_features, (n_way, n_shot) = model.head.in_features, episodes[0].support.shape[:2]
@@ -45,7 +45,7 @@ def hard_sharing(
             optimizer.zero_grad()
             cross_entropy(logits.flatten(0, 1), labels).backward()
             optimizer.step()
-    return Prepared(model, None, TRAINING * epochs * len(episodes) * n_way * n_shot)
+    return Prepared(model, TRAINING * epochs * len(episodes) * n_way * n_shot)
 
 
 @measured
@@ -77,7 +77,7 @@ def soft_sharing(
             for p, own in zip(model.body.parameters(), tasks.body.parameters(), strict=True):
                 p.copy_(own.mean(0))
     n_images = sum(episode.support.shape[0] * episode.support.shape[1] for episode in episodes)
-    return Prepared(model, None, TRAINING * epochs * n_images)
+    return Prepared(model, TRAINING * epochs * n_images)
 
 
 def spread(stacked: nn.Module) -> Tensor:

@@ -1,60 +1,109 @@
-"""Transfer learning: a pretrained network used as it is, in part, or as the start of fine-tuning.
-
-Adaptations for `few_shot.Prepared`. Fine-tuning from scratch is `fine_tune` of a network that was never trained.
-"""
+"""Transfer learning: a pretrained network used as it is, in part, or as the start of fine-tuning."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import one_hot
 
-from experiments.baselines.continual import Memory
-from experiments.baselines.few_shot import Predictor
+from experiments.baselines.few_shot import Predictor, Start
+from experiments.costs import FORWARD, TRAINING, shares
+from gtl_core._engine.stacked import stack, stack_guide, stacked_cross_entropy
+from gtl_core.guide import Displacement, Guide
+from gtl_core.guided import Guided
 from gtl_core.training import fit
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
 
-MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+
+def descent(model: nn.Module, start: Start, rate: float, p: Any) -> torch.optim.Optimizer:
+    """Plain gradient descent."""
+    return torch.optim.SGD(model.parameters(), lr=rate)
 
 
-def fine_tune(
-    model: nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    optimizer: MakeOptimizer,
-    epochs: int,
-    n_frozen: int = 0,
-    memory: Callable[[nn.Module], Memory] = lambda model: Memory(),
-) -> Predictor:
-    """Train a copy of the network on the support.
+@dataclass(frozen=True)
+class FineTuning:
+    """Training on the support: S networks from one start, side by side, each on a task of its own.
 
-    optimizer: makes the optimizer for the copy: ``lambda m: Guided(SGD(m.parameters(), lr=0.1), m, guide)``, say.
-    n_frozen: how many layers, from the input, stay as they are (see `layers`); all but the head: a linear probe.
-        Source: Yosinski et al. 2014.
-    memory: a penalty of `continual`, such as ``partial(L2SP, strength=0.1)``.
+    Training from scratch is the same from a network that was never trained.
+
+    optimizer: ``optimizer(model, start, rate, parameters)``, for the stacked network. n_frozen: how many layers, from
+    the input, stay as they are; all but the head: a linear probe (Yosinski et al. 2014). epochs: of the parameters.
+    penalty: ``penalty(model)`` makes what is added to the loss. guide: scales every step by its values.
     """
-    model = copy.deepcopy(model)
-    _freeze(model, n_frozen)
-    penalty = memory(model).penalty
-    loss = lambda outputs, targets: cross_entropy(outputs, targets) + penalty()  # noqa: E731
-    fit(model, inputs, labels, optimizer(model), epochs=epochs, loss=loss)
-    return model.eval()
+
+    optimizer: Callable[[nn.Module, Start, float, Any], torch.optim.Optimizer] = descent
+    n_frozen: int = 0
+    epochs: Callable[[Any], int] = attrgetter("epochs")
+    penalty: Callable[[nn.Module], Callable[[], Tensor]] | None = None
+    guide: Callable[[Displacement], Guide] | None = None
+
+    def __call__(self, start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
+        """Adapt to inputs [N, S, ...] and labels [N, 1]; the predictor takes queries [M, S, ...]."""
+        fixed, model = two_parts(start.model, self.n_frozen, inputs.shape[1])
+        optimizer = self.optimizer(model, start, rate, p)
+        if self.guide:
+            optimizer = Guided(optimizer, model, stack_guide(self.guide(start.displacement), inputs.shape[1]))
+        penalty = self.penalty(model) if self.penalty else None
+        return _train(fixed, model, optimizer, inputs, labels, self.epochs(p), penalty)
+
+    def passes(self, model: nn.Sequential, n: int, p: Any) -> float:
+        """Of one task with ``n`` examples. Frozen layers are passed once; the others are charged by their share of the
+        network's multiplications."""
+        frozen = sum(shares(model)[: self.n_frozen])
+        return n * (FORWARD * frozen + TRAINING * self.epochs(p) * (1 - frozen))
 
 
-def probe_then_fine_tune(
-    model: nn.Module, inputs: Tensor, labels: Tensor, *, probe: MakeOptimizer, optimizer: MakeOptimizer, epochs: int
-) -> Predictor:
+class ProbeThenFineTuning:
     """LP-FT: half of the epochs for the head alone, so that fine-tuning does not distort the features to make up for a
     random head; then all of it. Source: Kumar et al. 2022."""
-    probed = fine_tune(model, inputs, labels, optimizer=probe, epochs=epochs // 2, n_frozen=len(layers(model)) - 1)
-    return fine_tune(probed, inputs, labels, optimizer=optimizer, epochs=epochs - epochs // 2)
+
+    def __call__(self, start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
+        fixed, probe = two_parts(start.model, 4, inputs.shape[1])
+        _train(fixed, probe, descent(probe, start, rate, p), inputs, labels, p.epochs // 2)
+        fixed, model = two_parts(start.model, 0, inputs.shape[1])
+        model.head.load_state_dict(probe.head.state_dict())
+        return _train(fixed, model, descent(model, start, rate, p), inputs, labels, p.epochs - p.epochs // 2)
+
+    def passes(self, model: nn.Sequential, n: int, p: Any) -> float:
+        """As `FineTuning.passes`: the probe sees features of a pass of their own."""
+        head, probed = shares(model)[-1], p.epochs // 2
+        return n * (FORWARD * (1 - head) + TRAINING * (probed * head + p.epochs - probed))
+
+
+def two_parts(model: nn.Sequential, n_frozen: int, n_copies: int) -> tuple[nn.Module, nn.Module]:
+    """``n_copies`` of the first ``n_frozen`` layers of the body, and of the rest, side by side."""
+    at = n_frozen * ((len(model.body) - 1) // 4)
+    rest = nn.Sequential()
+    rest.add_module("body", model.body[at:])
+    rest.add_module("head", model.head)
+    fixed = stack([model.body[:at]] * n_copies) if at else nn.Identity()
+    return fixed, stack([rest] * n_copies)
+
+
+def _train(
+    fixed: nn.Module,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    epochs: int,
+    penalty: Callable[[], Tensor] | None = None,
+) -> Predictor:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return stacked_cross_entropy(outputs, targets) + (penalty() if penalty else 0.0)
+
+    with torch.no_grad():
+        inputs = fixed(inputs)
+    fit(model, inputs, labels, optimizer, epochs=epochs, loss=loss)
+    model.eval()
+    return lambda queries: model(fixed(queries))
 
 
 def nearest_mean(model: nn.Module, inputs: Tensor, labels: Tensor) -> Predictor:
@@ -109,10 +158,9 @@ def layerwise_rates(model: nn.Module, learning_rate: float, decay: float = 2.6) 
     return [{"params": layer, "lr": learning_rate / decay**depth} for depth, layer in enumerate(deepest)]
 
 
-def _freeze(model: nn.Module, n_frozen: int) -> None:
-    found = layers(model)
-    if not 0 <= n_frozen < len(found):
-        raise ValueError(f"n_frozen = {n_frozen}: must be from 0 to {len(found) - 1}, since something must be trained")
-    for i, layer in enumerate(found):
-        for p in layer:
-            p.requires_grad_(i >= n_frozen)
+def layerwise(model: nn.Module, start: Start, rate: float, p: Any) -> torch.optim.Optimizer:
+    """Descent with `layerwise_rates`, for the stacked ``model`` of which ``start.model`` is one."""
+    names = {parameter: name for name, parameter in start.model.named_parameters()}
+    copies = dict(model.named_parameters())
+    groups = layerwise_rates(start.model, rate)
+    return torch.optim.SGD([group | {"params": [copies[names[q]] for q in group["params"]]} for group in groups])

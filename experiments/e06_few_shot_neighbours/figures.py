@@ -14,61 +14,17 @@ from scipy.cluster.hierarchy import fclusterdata
 from experiments.e06_few_shot_neighbours import run as few_shot
 from experiments.e06_few_shot_neighbours.run import FewShotNeighboursParameters
 from experiments.experiment import Experiment
-from experiments.style import COLORS, STYLE, legend_below, panels
+from experiments.methods import FROM_SCRATCH, GUIDED, SCRATCH
+from experiments.neighbours import NEIGHBOURS
+from experiments.style import STYLE, legend_below, panels
 
-FAMILIES = {
-    "guided": ("guided_tensor", "guided_network", "guided_reptile", "guided_hard_sharing"),
-    "fine-tuning": ("plain", "freeze_1", "freeze_2", "freeze_3", "lp_ft", "l2_sp", "layerwise"),
-    "features as they are": ("frozen", "nearest_mean", "logistic", "svm"),
-    "multi-task": ("hard_sharing", "soft_sharing"),
-    "meta-learning": ("maml", "fomaml", "anil", "meta_sgd", "reptile", "learned_optimizer"),
-    "learning to compare": ("matching", "prototypical", "relation"),
-    "from scratch": ("scratch",),
-}
-FAMILY = {method: family for family, methods in FAMILIES.items() for method in methods}
-FAMILY_COLORS = {
-    "guided": COLORS["guided"],
-    "fine-tuning": COLORS["plain"],
-    "features as they are": COLORS["frozen"],
-    "multi-task": "#A6761D",
-    "meta-learning": "#000000",
-    "learning to compare": "#CC79A7",
-    "from scratch": COLORS["scratch"],
-}
-NAMES = {
-    "scratch": "from scratch",
-    "nearest_mean": "nearest class mean",
-    "logistic": "logistic regression",
-    "svm": "SVM",
-    "plain": "plain fine-tuning",
-    "freeze_1": "1 layer frozen",
-    "freeze_2": "2 layers frozen",
-    "freeze_3": "3 layers frozen",
-    "frozen": "frozen (linear probe)",
-    "lp_ft": "LP-FT",
-    "l2_sp": "L2-SP",
-    "layerwise": "layer-wise rates",
-    "hard_sharing": "hard sharing",
-    "soft_sharing": "soft sharing",
-    "maml": "MAML",
-    "fomaml": "FOMAML",
-    "anil": "ANIL",
-    "meta_sgd": "Meta-SGD",
-    "reptile": "Reptile",
-    "learned_optimizer": "learned optimizer",
-    "matching": "Matching",
-    "prototypical": "Prototypical",
-    "relation": "Relation",
-    "guided_tensor": "guided (tensor scope)",
-    "guided_network": "guided (network scope)",
-    "guided_reptile": "guided, from Reptile",
-    "guided_hard_sharing": "guided, from hard sharing",
-}
+LEGEND = (FROM_SCRATCH.label, GUIDED.label)  # the others as they come
 
 
 def name(zero_point: str, method: str) -> str:
     """Of a method in figures; the prepared ones that start from a random network say so."""
-    return NAMES[method] + (", no pretraining" if zero_point == "random" and method != "scratch" else "")
+    unprepared = zero_point == "random" and method != SCRATCH.name
+    return NEIGHBOURS[method].label + (", no pretraining" if unprepared else "")
 
 
 def few_shot_neighbours(frame: pd.DataFrame) -> Figure:
@@ -82,17 +38,19 @@ def few_shot_neighbours(frame: pd.DataFrame) -> Figure:
         grid = figure.add_gridspec(max(1, len(tasks) - 1), 2 if len(tasks) > 1 else 1, height_ratios=lengths[1:] or [1])
         axes = [figure.add_subplot(grid[:, 0]), *(figure.add_subplot(grid[i, 1]) for i in range(len(tasks) - 1))]
         for axis, task in zip(axes, tasks, strict=True):
-            of = table[table["task"] == task]
-            for y, row in enumerate(of.itertuples()):
-                color = FAMILY_COLORS[FAMILY[row.method]]
+            ranked = table[table["task"] == task]
+            for y, row in enumerate(ranked.itertuples()):
+                color = NEIGHBOURS[row.method].family.colour
                 axis.hlines(y, 100 * row.accuracy_low, 100 * row.accuracy_high, color=color, linewidth=2)
-                axis.plot(100 * row.accuracy, y, "o", color=color, markersize=4.5, label=FAMILY[row.method])
-            names = [name(row.zero_point, row.method) for row in of.itertuples()]
+                axis.plot(
+                    100 * row.accuracy, y, "o", color=color, markersize=4.5, label=NEIGHBOURS[row.method].family.label
+                )
+            names = [name(row.zero_point, row.method) for row in ranked.itertuples()]
             numbers = axis is axes[0]  # by which `few_shot_costs` calls them
-            axis.set_yticks(range(len(of)), [f"{n}  {i + 1}" if numbers else n for i, n in enumerate(names)])
-            axis.set(title=task, ylim=(len(of) - 0.4, -0.6), xlabel="accuracy (%)")
+            axis.set_yticks(range(len(ranked)), [f"{n}  {i + 1}" if numbers else n for i, n in enumerate(names)])
+            axis.set(title=task, ylim=(len(ranked) - 0.4, -0.6), xlabel="accuracy (%)")
             axis.grid(axis="y", color="#EEEEEE")
-        legend_below(figure)
+        legend_below(figure, LEGEND)
     return figure
 
 
@@ -112,23 +70,31 @@ def few_shot_costs(frame: pd.DataFrame, seconds: pd.DataFrame | None = None) -> 
                 _pareto(axis, table, f"{what}_{unit}")
                 axis.set_xlabel(f"{what}, {label}" + (" per task" if what == "adaptation" else ""))
             row[0].set_ylabel("accuracy (%)")
-        legend_below(figure)
+        legend_below(figure, LEGEND)
     return figure
 
 
 def _pareto(axis: Axes, table: pd.DataFrame, cost: str) -> None:
     floor = table.loc[table[cost] > 0, cost].min() / 2  # where nothing at all was paid: no place on a logarithmic axis
     error = 100 * (1 - table["accuracy"]).clip(lower=0.001)
+    free = bool((table[cost] < floor).any())
     table = table.assign(cost=table[cost].clip(lower=floor), error=error, number=range(1, len(table) + 1))
     table = table.sort_values(["cost", "error"])
     front = table[table["error"] < table["error"].cummin().shift(fill_value=float("inf"))]
     axis.step(front["cost"], front["error"], where="post", color="#BBBBBB", linewidth=1, zorder=0)
     for row in table.itertuples():
-        axis.plot(
-            row.cost, row.error, "o", color=FAMILY_COLORS[FAMILY[row.method]], markersize=5, label=FAMILY[row.method]
-        )
+        family = NEIGHBOURS[row.method].family
+        axis.plot(row.cost, row.error, "o", color=family.colour, markersize=5, label=family.label)
+    _logarithmic(axis, table["error"].min(), table["error"].max())
+    if free:
+        axis.axvline(floor, color="#DDDDDD", linewidth=0.8, linestyle=":", zorder=0)
+        axis.annotate("none", (floor, 0.01), xycoords=("data", "axes fraction"), fontsize=8, color="#777777")
+    _number(axis, table)
+
+
+def _logarithmic(axis: Axes, low: float, high: float) -> None:
+    """Costs, and accuracies by their errors, from ``low`` to ``high`` per cent."""
     axis.set(xscale="log", yscale="log")
-    low, high = table["error"].min(), table["error"].max()
     axis.set_ylim(1.3 * high, low / 1.3)
     axis.margins(x=0.12)
     accuracies = [a for a in (20, 40, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 98, 99) if low < 100 - a < high]
@@ -138,15 +104,16 @@ def _pareto(axis: Axes, table: pd.DataFrame, cost: str) -> None:
     if axis.get_xlim()[1] < 10 * axis.get_xlim()[0]:  # less than a decade: a power of ten would stand alone
         axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
-    if (table[cost] < floor).any():
-        axis.axvline(floor, color="#DDDDDD", linewidth=0.8, linestyle=":", zorder=0)
-        axis.annotate("none", (floor, 0.01), xycoords=("data", "axes fraction"), fontsize=8, color="#777777")
+
+
+def _number(axis: Axes, table: pd.DataFrame) -> None:
+    """Beside every dot its number; dots that touch share a label."""
     places = axis.transLimits.transform(axis.transScale.transform(table[["cost", "error"]].to_numpy()))
     table = table.assign(x=places[:, 0], y=places[:, 1])
     taken = [(x - 0.008, y - 0.012, x + 0.008, y + 0.012) for x, y in places]
-    for _, of in table.groupby(fclusterdata(places, 0.035, "distance", metric="chebyshev")):  # dots that touch
-        text = _ranges(of["number"])
-        taken.append(_free_place(of, 0.0115 * len(text) + 0.004, 0.026, taken))
+    for _, dots in table.groupby(fclusterdata(places, 0.035, "distance", metric="chebyshev")):
+        text = _ranges(dots["number"])
+        taken.append(_free_place(dots, 0.0115 * len(text) + 0.004, 0.026, taken))
         axis.text(*taken[-1][:2], text, transform=axis.transAxes, fontsize=7)
 
 

@@ -1,4 +1,4 @@
-"""What experiments share is made once: each step is a pure function of its fields, in a file named after their digest."""
+"""What experiments share is made once: a step is a pure function of its fields, in a file named after their digest."""
 
 from __future__ import annotations
 

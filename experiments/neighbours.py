@@ -1,0 +1,277 @@
+"""Every method of few-shot learning that guidance is compared with, one row each.
+
+Adding one touches this table and the file of its family in `experiments.baselines`. Guidance composes with all of them:
+`Guided` goes around any optimizer, from any zero point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.baselines import compare, learned_optimizer, meta, multitask, transfer
+from experiments.baselines.continual import L2SP
+from experiments.baselines.few_shot import Learning, Predictor, Prepared, Start
+from experiments.baselines.transfer import FineTuning, ProbeThenFineTuning
+from experiments.costs import FORWARD, TRAINING, TWICE
+from experiments.methods import (
+    FEATURES,
+    FINE_TUNING,
+    FROM_SCRATCH,
+    FROZEN,
+    GUIDED,
+    NETWORK,
+    PLAIN,
+    SCRATCH,
+    TENSOR,
+    Family,
+    Method,
+    table,
+)
+from gtl_core.tasks import Episode, rng
+
+MULTI_TASK = Family("multi-task", "#A6761D")
+META_LEARNING = Family("meta-learning", "#000000")
+COMPARING = Family("learning to compare", "#CC79A7")
+
+C_PER_RATE = 100  # what stands for a learning rate of descent, so that all try as many values: the classifiers' C
+ADAM_PER_RATE = 0.01  # and the rate of Adam, with which Reptile adapts the network of the literature
+COMPARE_WAYS = 20
+REPTILE_SHOTS, REPTILE_STEPS = 10, 5  # of the published 5-way runs
+OPTIMIZER_STEPS = 5
+OPTIMIZER_SHARE = 8  # its rule runs for every parameter in every step, which takes the time of so many passes
+
+Adapt = Callable[[Start, Tensor, Tensor, float, Any], Predictor]
+
+
+# --- how methods learn before any task -----------------------------------------------------------------------------
+
+
+def _descending(name: str, train: Callable[..., Prepared], inner: int) -> Learning:
+    """MAML and its kin. inner: passes of one example in a step of the inner descent."""
+
+    def learn(model: nn.Sequential, episodes: Sequence[Episode], s: Any) -> Prepared:
+        return train(model, episodes, inner_rate=s.inner_rate, n_steps=s.inner_steps, outer_rate=s.learning_rate)
+
+    return Learning(name, learn, lambda s: s.n_way * (inner * s.inner_steps * s.n_shot + TRAINING * s.n_query))
+
+
+def _comparing(name: str, train: Callable[..., Prepared], ways: Callable[[Any], int], seeded: bool = False) -> Learning:
+    """ways: classes of an episode. seeded: what compares is itself trained, and drawn first."""
+
+    def learn(model: nn.Sequential, episodes: Sequence[Episode], s: Any) -> Prepared:
+        drawn = {"generator": rng(s.pretraining.seed, name)} if seeded else {}
+        return train(model, episodes, learning_rate=s.learning_rate, **drawn)
+
+    return Learning(
+        name,
+        learn,
+        lambda s: TRAINING * ways(s) * (s.n_shot + s.n_query),
+        lambda s: (ways(s), s.n_shot, s.n_query),
+    )
+
+
+def _sharing(name: str, train: Callable[..., Prepared]) -> Learning:
+    def learn(model: nn.Sequential, episodes: Sequence[Episode], s: Any) -> Prepared:
+        return train(model, episodes, s, epochs=s.passes // s.passes_per_episode(), learning_rate=s.learning_rate)
+
+    return Learning(
+        name,
+        learn,
+        lambda s: TRAINING * s.n_tasks * s.n_way * s.task_n_shot,
+        lambda s: (s.n_way, s.task_n_shot, 0),
+        own_heads=True,
+    )
+
+
+def _hard(model: nn.Sequential, episodes: Sequence[Episode], s: Any, **options: Any) -> Prepared:
+    return multitask.hard_sharing(model, episodes, generator=rng(s.pretraining.seed, "sharing"), **options)
+
+
+def _soft(model: nn.Sequential, episodes: Sequence[Episode], s: Any, **options: Any) -> Prepared:
+    return multitask.soft_sharing(model, episodes, strength=0.1, **options)
+
+
+def _reptile(model: nn.Sequential, episodes: Sequence[Episode], s: Any) -> Prepared:
+    size, generator = REPTILE_SHOTS * s.n_way // REPTILE_STEPS, rng(s.pretraining.seed, "reptile")
+    adam = partial(meta.reptile_adam, learning_rate=s.learning_rate)
+    return meta.reptile(model, episodes, optimizer=adam, batch_size=size, generator=generator)
+
+
+def _learn_rule(model: nn.Sequential, episodes: Sequence[Episode], s: Any) -> Prepared:
+    rule = learned_optimizer.StepRule(scale=s.inner_rate, generator=rng(s.pretraining.seed, "rule"))
+    options = {"n_steps": OPTIMIZER_STEPS, "learning_rate": s.learning_rate}
+    return learned_optimizer.learn_optimizer(model, episodes, rule, **options)
+
+
+def _more_ways(s: Any) -> int:
+    """More classes than a task will have help (Snell et al. 2017)."""
+    return max(COMPARE_WAYS, s.n_way)
+
+
+HARD_SHARING = _sharing("hard_sharing", _hard)
+REPTILE = Learning(
+    "reptile", _reptile, lambda s: TRAINING * s.n_way * REPTILE_SHOTS, lambda s: (s.n_way, REPTILE_SHOTS, 0)
+)
+RULE = Learning(
+    "learned_optimizer",
+    _learn_rule,
+    lambda s: OPTIMIZER_SHARE * TRAINING * OPTIMIZER_STEPS * s.n_way * (s.n_shot + s.n_query),
+)
+# Not more ways for the squared error of relation networks: with 19 wrong pairs for a right one, it learns to say no.
+RELATION = _comparing("relation", compare.relation, attrgetter("n_way"), seeded=True)
+
+
+# --- how methods learn a task --------------------------------------------------------------------------------------
+
+
+def one_by_one(adapt: Adapt) -> Adapt:
+    """An adaptation to one task [N, ...], done for S tasks [N, S, ...], one after the other."""
+
+    def adapt_all(start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
+        each = [adapt(start, task.contiguous(), labels[:, 0], rate, p) for task in inputs.unbind(1)]
+
+        def predict(queries: Tensor) -> Tensor:
+            tasks = zip(each, queries.unbind(1), strict=True)
+            return torch.stack([predict_one(of_task.contiguous()) for predict_one, of_task in tasks], 1)
+
+        return predict
+
+    return adapt_all
+
+
+def _nearest_mean(start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
+    return transfer.nearest_mean(start.model, inputs, labels)
+
+
+def _logistic(start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
+    from sklearn.linear_model import LogisticRegression  # slow to import, and figures import this module
+
+    classifier = LogisticRegression(C=C_PER_RATE * rate, max_iter=1000)
+    return transfer.classify_features(start.model, inputs, labels, classifier=classifier)
+
+
+def _svm(start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
+    from sklearn.svm import LinearSVC
+
+    classifier = LinearSVC(C=C_PER_RATE * rate, random_state=0)
+    return transfer.classify_features(start.model, inputs, labels, classifier=classifier)
+
+
+def _by_rates(start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
+    return meta.adapt_by_descent(start.model, inputs, labels, rates=start.extra, n_steps=p.test_steps)
+
+
+def _compared(by: Callable[[Start], compare.Compare]) -> Adapt:
+    def adapt(start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
+        return compare.compare_all(start.model, inputs, labels, compare=by(start))
+
+    return one_by_one(adapt)
+
+
+def _relate(start: Start) -> compare.Compare:
+    relation = compare.Relation(start.model.head.in_features)
+    relation.load_state_dict(start.extra)
+    return relation
+
+
+def _reptile_optimizer(model: nn.Module, start: Start, rate: float, p: Any) -> torch.optim.Optimizer:
+    """As published, by Adam, with the network of the literature; from conv4 descent does better."""
+    if p.backbone == "pooled_conv4":
+        return meta.reptile_adam(model, ADAM_PER_RATE * rate)
+    return transfer.descent(model, start, rate, p)
+
+
+def _by_rule(model: nn.Module, start: Start, rate: float, p: Any) -> torch.optim.Optimizer:
+    rule = learned_optimizer.StepRule(scale=p.inner_rate, generator=rng(0))
+    rule.load_state_dict(start.extra)
+    return learned_optimizer.LearnedOptimizer(model.parameters(), rule)
+
+
+def _l2_sp(model: nn.Module) -> Callable[[], Tensor]:
+    return L2SP(model, 0.1).penalty
+
+
+def _one_pass(model: nn.Sequential, n: int, p: Any) -> float:
+    """Of a task with ``n`` examples on which nothing is trained."""
+    return FORWARD * n
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def _tuned(row: Method, adapt: FineTuning | ProbeThenFineTuning, **others: Any) -> Method:
+    return replace(row, adapt=adapt, passes=adapt.passes, **others)
+
+
+def _guided(row: Method, **others: Any) -> Method:
+    return _tuned(row, FineTuning(guide=row.guide), **others)
+
+
+INNER = attrgetter("test_steps")  # what MAML and its kin take on a new task
+PROBE = FineTuning(n_frozen=4)
+NEIGHBOURS = table(
+    [
+        _tuned(SCRATCH, FineTuning()),
+        Method(
+            "nearest_mean", "nearest class mean", FEATURES, adapt=one_by_one(_nearest_mean), has_rate=False, passes=_one_pass
+        ),
+        Method("logistic", "logistic regression", FEATURES, adapt=one_by_one(_logistic), passes=_one_pass),
+        Method("svm", "SVM", FEATURES, adapt=one_by_one(_svm), passes=_one_pass),
+        _tuned(PLAIN, FineTuning()),
+        _tuned(Method("freeze_1", "1 layer frozen", FINE_TUNING), FineTuning(n_frozen=1)),
+        _tuned(Method("freeze_2", "2 layers frozen", FINE_TUNING), FineTuning(n_frozen=2)),
+        _tuned(Method("freeze_3", "3 layers frozen", FINE_TUNING), FineTuning(n_frozen=3)),
+        _tuned(FROZEN, PROBE),
+        _tuned(Method("lp_ft", "LP-FT", FINE_TUNING), ProbeThenFineTuning()),
+        _tuned(Method("l2_sp", "L2-SP", FINE_TUNING), FineTuning(penalty=_l2_sp)),
+        _tuned(Method("layerwise", "layer-wise rates", FINE_TUNING), FineTuning(transfer.layerwise)),
+        _tuned(Method("hard_sharing", "hard sharing", MULTI_TASK, prepare=HARD_SHARING), FineTuning()),
+        _tuned(Method("soft_sharing", "soft sharing", MULTI_TASK, prepare=_sharing("soft_sharing", _soft)), FineTuning()),
+        _tuned(
+            Method("maml", "MAML", META_LEARNING, prepare=_descending("maml", meta.maml, TWICE)), FineTuning(epochs=INNER)
+        ),
+        _tuned(
+            Method("fomaml", "FOMAML", META_LEARNING, prepare=_descending("fomaml", meta.fomaml, TRAINING)),
+            FineTuning(epochs=INNER),
+        ),
+        _tuned(
+            Method("anil", "ANIL", META_LEARNING, prepare=_descending("anil", meta.anil, TRAINING)),
+            FineTuning(n_frozen=4, epochs=INNER),
+        ),
+        Method(
+            "meta_sgd", "Meta-SGD", META_LEARNING, prepare=_descending("meta_sgd", meta.meta_sgd, TWICE),
+            adapt=one_by_one(_by_rates), has_rate=False, passes=FineTuning(epochs=INNER).passes,
+        ),
+        _tuned(Method("reptile", "Reptile", META_LEARNING, prepare=REPTILE), FineTuning(_reptile_optimizer)),
+        _tuned(
+            Method("learned_optimizer", "learned optimizer", META_LEARNING, prepare=RULE, has_rate=False),
+            FineTuning(_by_rule, epochs=lambda p: OPTIMIZER_STEPS),
+        ),
+        Method(
+            "matching", "Matching", COMPARING, prepare=_comparing("matching", compare.matching, _more_ways),
+            adapt=_compared(lambda start: compare.attention), has_rate=False, passes=_one_pass,
+        ),
+        Method(
+            "prototypical", "Prototypical", COMPARING,
+            prepare=_comparing("prototypical", compare.prototypical, _more_ways),
+            adapt=_compared(lambda start: compare.prototypes), has_rate=False, passes=_one_pass,
+        ),
+        Method(
+            "relation", "Relation", COMPARING, prepare=RELATION,
+            adapt=_compared(_relate), has_rate=False, passes=_one_pass,
+        ),
+        _guided(TENSOR),
+        _guided(NETWORK),
+        _guided(replace(NETWORK, name="guided_reptile", label="guided, from Reptile"), prepare=REPTILE),
+        _guided(replace(NETWORK, name="guided_hard_sharing", label="guided, from hard sharing"), prepare=HARD_SHARING),
+    ]
+)  # fmt: skip
+LEARNING = {row.prepare.name: row.prepare for row in NEIGHBOURS.values() if row.prepare}
+FAMILIES = (GUIDED, FINE_TUNING, FEATURES, MULTI_TASK, META_LEARNING, COMPARING, FROM_SCRATCH)
