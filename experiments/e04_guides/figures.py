@@ -54,8 +54,8 @@ def guides_steps(frame: pd.DataFrame) -> Figure:
         for axis, part in zip(axes[0], ("step", "gradient"), strict=True):
             axis.plot([1e-3, 1], [1e-3, 1], color="#BBBBBB", linewidth=1, label="proportional to g")
             for name, (color, line) in LINES.items():
-                of = moved[(moved["method"] == name) & (moved["part"] == part)].set_index("at")["value"]
-                relative = of[of.index > 0] / of[1.0]
+                far = moved[(moved["method"] == name) & (moved["part"] == part)].set_index("at")["value"]
+                relative = far[far.index > 0] / far[1.0]
                 axis.plot(relative.index, relative, line, color=color, marker="o", markersize=4, label=name)
             axis.set(xscale="log", yscale="log", xlabel="g, the same for every parameter", title=f"guided {part}")
             axis.set(ylabel="movement, by that at g = 1")
@@ -72,13 +72,12 @@ def guides_anatomy(frame: pd.DataFrame) -> Figure:
         histogram = frame[frame["metric"] == "histogram"]
         parts = list(dict.fromkeys(histogram["part"]))
         for y, part in enumerate(parts):
-            of = histogram[histogram["part"] == part]
-            width = of["at"].diff().iloc[-1]
-            heights = 0.9 * of["value"] / of["value"].max()
-            ridges.fill_between(of["at"] + width / 2, y, y - heights, color=_color(part), alpha=0.75, linewidth=0)
+            edges, shares = histogram.loc[histogram["part"] == part, ["at", "value"]].to_numpy().T
+            middles, heights = edges + (edges[-1] - edges[-2]) / 2, 0.9 * shares / shares.max()
+            ridges.fill_between(middles, y, y - heights, color=_color(part), alpha=0.75, linewidth=0)
         ridges.set(xlabel="log10 g", title="the guide, tensor by tensor", xlim=(-4, 0), ylim=(len(parts) - 0.5, -1))
         ridges.set(yticks=range(len(parts)), yticklabels=map(_part, parts))
-        _by(times, frame[frame["metric"] == "by_time"], parts, "after step {:.0f}")
+        _movement(times, frame[frame["metric"] == "by_time"], parts, "after step {:.0f}")
         times.set(title="which tensors scouts moved", yticklabels=[])
         first_layer = (("filter", "first filters", "weight"), ("filter_guide", "and their guide", "g"))
         for axis, (metric, title, label) in zip(maps, first_layer, strict=True):
@@ -101,7 +100,7 @@ def guides_distance(frame: pd.DataFrame) -> Figure:
         names = [f"from {edges[i]:.2g} ({100 * shares[i]:.0f} % of points)" for i in edges.index]
         by_distance = frame[frame["metric"] == "by_distance"]
         parts = list(dict.fromkeys(by_distance["part"]))
-        _by(near_and_far, by_distance, parts, names)
+        _movement(near_and_far, by_distance, parts, names)
         near_and_far.set(yticks=range(len(parts)), yticklabels=map(_part, parts), title="what moved, by distance")
         table = frame[frame["metric"] == "likeness"].pivot(index="part", columns="at", values="value")
         picture = alike.imshow(table, vmin=0, vmax=1, cmap="viridis")
@@ -175,9 +174,9 @@ def _grid(items: Sized, most: int, inches: tuple[float, float, float], **share: 
     return figure, axes.flat[: len(items)]
 
 
-def _by(axis: Axes, of: pd.DataFrame, parts: list[str], names: str | list[str]) -> None:
+def _movement(axis: Axes, frame: pd.DataFrame, parts: list[str], names: str | list[str]) -> None:
     """Dots: movement per parameter of each tensor (row), one colour per value of ``at``."""
-    groups = list(of.groupby("at"))
+    groups = list(frame.groupby("at"))
     labels = [names.format(at) for at, _ in groups] if isinstance(names, str) else names
     for (_, rows), label, color in zip(groups, labels, _colors(len(groups)), strict=True):
         values = rows.set_index("part")["value"].loc[parts]

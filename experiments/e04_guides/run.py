@@ -153,7 +153,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
     """Every method minus every rival (and minus ``root`` and ``shuffled``) in every arena, each at its own best rate.
 
     tuned_on: see `choose_rates`; episodes know only ``first``. One row per (tuned_on, arena, head, method, rival) with
-    the mean paired difference in accuracy, its 95 % interval from ``low`` to ``high``, ``n``, and as ``text``.
+    the columns of `difference`, and on which ``side`` of 0 the interval lies: above, below or undecided.
     """
     rows = []
     for key, test in _at_best_rates(frame):
@@ -161,7 +161,8 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
         for method, rival in product([*CANDIDATES, *RIVALS], [*RIVALS, "root", "shuffled"]):
             if method != rival:
                 rows.append(key | {"method": method, "rival": rival} | difference(test[method], test[rival], *tasks))
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(side=np.select([table["low"] > 0, table["high"] < 0], ["above", "below"], "undecided"))
 
 
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
@@ -169,13 +170,12 @@ def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
 
     ``edge``: whether the rate is the lowest or highest that was tried, so that the method may have wanted another.
     """
-    tried = frame["learning_rate"].agg(["min", "max"]).tolist()
-    rows = []
-    for key, test in _at_best_rates(frame):
-        for method, of_method in test.items():
-            rate, mean = of_method["learning_rate"].iloc[0], of_method["value"].mean()
-            rows.append(key | {"method": method, "accuracy": mean, "learning_rate": rate, "edge": rate in tried})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(
+        key | {"method": method, "learning_rate": rows["learning_rate"].iloc[0], "accuracy": rows["value"].mean()}
+        for key, test in _at_best_rates(frame)
+        for method, rows in test.items()
+    )
+    return table.assign(edge=table["learning_rate"].isin(frame["learning_rate"].agg(["min", "max"])))
 
 
 def best_on_validation(frame: pd.DataFrame) -> dict[tuple[str, str, str], str]:
@@ -194,54 +194,43 @@ def conclusions(frame: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """For each arena the scouts' guide that is best *on validation tasks*, and the learned one, against the rivals.
 
     table: the `differences`. Choosing among candidates on the test tasks would flatter the winner. One row per
-    (tuned_on, arena, head, kind); ``answer`` says which of frozen and plain it is above or below, meaning that the 95 %
-    interval excludes 0; ``passes`` if it is above both; ``beaten`` if it is below the zero point trained further on the
-    scouts' data.
+    (tuned_on, arena, head, kind); ``answer`` says which of frozen and plain it is above or below; ``passes`` if it is
+    above both; ``beaten`` if it is below the zero point trained further on the scouts' data.
     """
     by_pair = table.set_index([*KEY, "method", "rival"]).sort_index()
     rows = []
     for key, best in best_on_validation(frame).items():
         for kind, guide in (("scouted", best), ("learned", "learned")):
-            against = by_pair.loc[(*key, guide)]
-            sides = {rival: side(against.loc[rival, "low"], against.loc[rival, "high"]) for rival in RIVALS}
-            words = {word: [rival for rival in BAR if sides[rival] == word] for word in ("above", "below")}
-            answer = ", ".join(f"{word} {' and '.join(rivals)}" for word, rivals in words.items() if rivals)
+            against = by_pair.loc[(*key, guide)].loc[RIVALS]
+            sides = {word: against.index[against["side"] == word].tolist() for word in ("above", "below")}
+            bar = {word: " and ".join(rival for rival in there if rival in BAR) for word, there in sides.items()}
+            answer = [f"{word} {rivals}" for word, rivals in bar.items() if rivals]
             row = dict(zip(KEY, key, strict=True)) | {"kind": kind, "guide": guide}
-            row |= {f"minus {rival}": against.loc[rival, "text"] for rival in RIVALS}
-            beaten = any(sides[rival] == "below" for rival in RIVALS if rival not in BAR)
-            passes = words["above"] == BAR
-            rows.append(row | {"passes": passes, "beaten": beaten, "answer": answer or "undecided"})
+            row |= {f"minus {rival}": text for rival, text in against["text"].items()}
+            row |= {"passes": {*BAR} <= {*sides["above"]}, "beaten": not {*sides["below"]} <= {*BAR}}
+            rows.append(row | {"answer": ", ".join(answer) or "undecided"})
     return pd.DataFrame(rows)
-
-
-def side(low: float, high: float) -> str:
-    """On which side of 0 an interval lies."""
-    return "above" if low > 0 else "below" if high < 0 else "undecided"
 
 
 def verdict(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     """What this run says, in sentences. table: the `differences`."""
-    moved = frame[frame["metric"] == "moved"].set_index(["method", "part", "at"])["value"]
-    shares = {on: 100 * moved["Adam", on, 0.01] / moved["Adam", on, 1.0] for on in ("gradient", "step")}
-    lines = [
-        f"With g = 0.01 everywhere, Adam still makes {shares['gradient']:.0f} % of its way if the gradient is guided, "
-        f"{shares['step']:.1f} % if the step is."
-    ]
-    found = conclusions(frame, table)
+    lines, found = [], conclusions(frame, table)
     for kind, what in (("scouted", "The scouts' guide, chosen on validation tasks,"), ("learned", "The learned guide")):
         rows = found[found["kind"] == kind]
         passed = f"passes the bar in {rows['passes'].sum()} of {len(rows)} arenas (above frozen and plain at once)"
         beaten = f"training further on the scouts' classes, without a guide, beats it in {rows['beaten'].sum()}"
         lines.append(f"{what} {passed}; {beaten}.")
     against_bar = table[table["rival"].isin(BAR) & table["method"].isin(CANDIDATES)]
-    lows = against_bar.groupby([*KEY, "method"], sort=False)["low"].min()
-    passing = [f"  {m} ({arena}, {head} head, {t})" for (t, arena, head, m), low in lows.items() if low > 0]
-    pairs = f"Of all {len(lows)} pairs of candidate and arena, {len(passing)}"
-    lines += [f"{pairs} pass in hindsight, on the test tasks:", *passing]
+    passes = against_bar.groupby([*KEY, "method"], sort=False)["side"].agg(lambda sides: (sides == "above").all())
+    pairs = f"Of all {len(passes)} pairs of candidate and arena, {passes.sum()}"
+    lines.append(f"{pairs} pass in hindsight, on the test tasks:")
+    lines += [f"  {guide} ({arena}, {head} head, {tuned_on})" for tuned_on, arena, head, guide in passes.index[passes]]
     for one, other, what in QUESTIONS:
         pairs = table[(table["method"] == one) & (table["rival"] == other)]
-        sides = [side(row.low, row.high) for row in pairs.itertuples()]
-        counts = ", ".join(f"{word} in {sides.count(word)}" for word in ("above", "below", "undecided"))
+        counts = ", ".join(f"{word} in {sum(pairs['side'] == word)}" for word in ("above", "below", "undecided"))
         mean = 100 * pairs["mean"].mean()
-        lines.append(f"{what}? {one} - {other}: {counts} of {len(sides)} arenas, {mean:+.1f} points on average.")
-    return "\n".join(lines)
+        lines.append(f"{what}? {one} - {other}: {counts} of {len(pairs)} arenas, {mean:+.1f} points on average.")
+    moved = frame[frame["metric"] == "moved"].set_index(["method", "part", "at"])["value"]
+    gradient, step = (100 * moved["Adam", on, 0.01] / moved["Adam", on, 1.0] for on in ("gradient", "step"))
+    guided = f"{gradient:.0f} % of its way if the gradient is guided, {step:.1f} % if the step is."
+    return "\n".join([*lines, f"With g = 0.01 everywhere, Adam still makes {guided}"])
