@@ -101,6 +101,8 @@ def publish(notebook, output: Path) -> None:
     """Write the notebook in one go, without what differs between runs or machines (times, ids, paths, warnings)."""
     import nbformat
 
+    from gtl_core.files import replacing  # late: it imports torch, which the kernel's end has left room for
+
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
@@ -115,9 +117,8 @@ def publish(notebook, output: Path) -> None:
     if len(text) > MAX_BYTES:
         raise NotebookError(f"{len(text) // 1000} kB executed, more than {MAX_BYTES // 1000} kB: draw or print less")
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, output)
+    with replacing(output) as temporary:
+        temporary.write_text(text)
 
 
 def without_paths(output):
