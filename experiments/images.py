@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from experiments.data import N_DRAWERS, load
 from experiments.data.splits import split_classes
-from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN, SCRATCH, TENSOR, Method
+from experiments.methods import FROZEN, NETWORK, PLAIN, SCRATCH, TENSOR, Method
 from experiments.models import conv4
 from experiments.parameters import Count, Dataset, Head, ParameterError, Rate, SeededParameters, distinct
 from experiments.preparations.pretraining import Pretraining
@@ -86,13 +86,12 @@ class SideBySide(NamedTuple):
 
 def start(
     displacement: Displacement,
-    method: Method | str,
+    method: Method,
     learning_rate: float,
     n_copies: int,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
 ) -> SideBySide:
     """A method at the zero point that scouts started from, with the guide that they found for it, if it has one."""
-    method = BASIC[method] if isinstance(method, str) else method  # names: until 03 and 07 pass rows
     guide = method.guide(displacement) if method.guide else None
     return start_from(zero_point_of(displacement), guide, learning_rate, n_copies, method.head_only, optimizer)
 

@@ -23,9 +23,7 @@ from experiments.costs import FORWARD, TRAINING, TWICE
 from experiments.methods import (
     FEATURES,
     FINE_TUNING,
-    FROM_SCRATCH,
     FROZEN,
-    GUIDED,
     NETWORK,
     PLAIN,
     SCRATCH,
@@ -115,7 +113,11 @@ def _more_ways(s: Any) -> int:
     return max(COMPARE_WAYS, s.n_way)
 
 
-HARD_SHARING = _sharing("hard_sharing", _hard)
+HARD_SHARING, SOFT_SHARING = _sharing("hard_sharing", _hard), _sharing("soft_sharing", _soft)
+MAML, META_SGD = _descending("maml", meta.maml, TWICE), _descending("meta_sgd", meta.meta_sgd, TWICE)
+FOMAML, ANIL = _descending("fomaml", meta.fomaml, TRAINING), _descending("anil", meta.anil, TRAINING)
+MATCHING = _comparing("matching", compare.matching, _more_ways)
+PROTO = _comparing("prototypical", compare.prototypical, _more_ways)
 REPTILE = Learning(
     "reptile", _reptile, lambda s: TRAINING * s.n_way * REPTILE_SHOTS, lambda s: (s.n_way, REPTILE_SHOTS, 0)
 )
@@ -214,64 +216,49 @@ def _guided(row: Method, **others: Any) -> Method:
     return _tuned(row, FineTuning(guide=row.guide), **others)
 
 
+def _untrained(name: str, label: str, family: Family, adapt: Adapt, has_rate: bool = False, **others: Any) -> Method:
+    """Nothing of the network is trained on a task; with a rate where something else is to be chosen."""
+    return Method(name, label, family, adapt=adapt, has_rate=has_rate, passes=_one_pass, **others)
+
+
 INNER = attrgetter("test_steps")  # what MAML and its kin take on a new task
-PROBE = FineTuning(n_frozen=4)
 NEIGHBOURS = table(
     [
         _tuned(SCRATCH, FineTuning()),
-        Method(
-            "nearest_mean", "nearest class mean", FEATURES, adapt=one_by_one(_nearest_mean), has_rate=False, passes=_one_pass
-        ),
-        Method("logistic", "logistic regression", FEATURES, adapt=one_by_one(_logistic), passes=_one_pass),
-        Method("svm", "SVM", FEATURES, adapt=one_by_one(_svm), passes=_one_pass),
+        _untrained("nearest_mean", "nearest class mean", FEATURES, one_by_one(_nearest_mean)),
+        _untrained("logistic", "logistic regression", FEATURES, one_by_one(_logistic), has_rate=True),
+        _untrained("svm", "SVM", FEATURES, one_by_one(_svm), has_rate=True),
         _tuned(PLAIN, FineTuning()),
         _tuned(Method("freeze_1", "1 layer frozen", FINE_TUNING), FineTuning(n_frozen=1)),
         _tuned(Method("freeze_2", "2 layers frozen", FINE_TUNING), FineTuning(n_frozen=2)),
         _tuned(Method("freeze_3", "3 layers frozen", FINE_TUNING), FineTuning(n_frozen=3)),
-        _tuned(FROZEN, PROBE),
+        _tuned(FROZEN, FineTuning(n_frozen=4)),
         _tuned(Method("lp_ft", "LP-FT", FINE_TUNING), ProbeThenFineTuning()),
         _tuned(Method("l2_sp", "L2-SP", FINE_TUNING), FineTuning(penalty=_l2_sp)),
         _tuned(Method("layerwise", "layer-wise rates", FINE_TUNING), FineTuning(transfer.layerwise)),
         _tuned(Method("hard_sharing", "hard sharing", MULTI_TASK, prepare=HARD_SHARING), FineTuning()),
-        _tuned(Method("soft_sharing", "soft sharing", MULTI_TASK, prepare=_sharing("soft_sharing", _soft)), FineTuning()),
-        _tuned(
-            Method("maml", "MAML", META_LEARNING, prepare=_descending("maml", meta.maml, TWICE)), FineTuning(epochs=INNER)
-        ),
-        _tuned(
-            Method("fomaml", "FOMAML", META_LEARNING, prepare=_descending("fomaml", meta.fomaml, TRAINING)),
-            FineTuning(epochs=INNER),
-        ),
-        _tuned(
-            Method("anil", "ANIL", META_LEARNING, prepare=_descending("anil", meta.anil, TRAINING)),
-            FineTuning(n_frozen=4, epochs=INNER),
-        ),
-        Method(
-            "meta_sgd", "Meta-SGD", META_LEARNING, prepare=_descending("meta_sgd", meta.meta_sgd, TWICE),
-            adapt=one_by_one(_by_rates), has_rate=False, passes=FineTuning(epochs=INNER).passes,
+        _tuned(Method("soft_sharing", "soft sharing", MULTI_TASK, prepare=SOFT_SHARING), FineTuning()),
+        _tuned(Method("maml", "MAML", META_LEARNING, prepare=MAML), FineTuning(epochs=INNER)),
+        _tuned(Method("fomaml", "FOMAML", META_LEARNING, prepare=FOMAML), FineTuning(epochs=INNER)),
+        _tuned(Method("anil", "ANIL", META_LEARNING, prepare=ANIL), FineTuning(n_frozen=4, epochs=INNER)),
+        replace(
+            _untrained("meta_sgd", "Meta-SGD", META_LEARNING, one_by_one(_by_rates), prepare=META_SGD),
+            passes=FineTuning(epochs=INNER).passes,
         ),
         _tuned(Method("reptile", "Reptile", META_LEARNING, prepare=REPTILE), FineTuning(_reptile_optimizer)),
         _tuned(
             Method("learned_optimizer", "learned optimizer", META_LEARNING, prepare=RULE, has_rate=False),
             FineTuning(_by_rule, epochs=lambda p: OPTIMIZER_STEPS),
         ),
-        Method(
-            "matching", "Matching", COMPARING, prepare=_comparing("matching", compare.matching, _more_ways),
-            adapt=_compared(lambda start: compare.attention), has_rate=False, passes=_one_pass,
+        _untrained("matching", "Matching", COMPARING, _compared(lambda start: compare.attention), prepare=MATCHING),
+        _untrained(
+            "prototypical", "Prototypical", COMPARING, _compared(lambda start: compare.prototypes), prepare=PROTO
         ),
-        Method(
-            "prototypical", "Prototypical", COMPARING,
-            prepare=_comparing("prototypical", compare.prototypical, _more_ways),
-            adapt=_compared(lambda start: compare.prototypes), has_rate=False, passes=_one_pass,
-        ),
-        Method(
-            "relation", "Relation", COMPARING, prepare=RELATION,
-            adapt=_compared(_relate), has_rate=False, passes=_one_pass,
-        ),
+        _untrained("relation", "Relation", COMPARING, _compared(_relate), prepare=RELATION),
         _guided(TENSOR),
         _guided(NETWORK),
         _guided(replace(NETWORK, name="guided_reptile", label="guided, from Reptile"), prepare=REPTILE),
         _guided(replace(NETWORK, name="guided_hard_sharing", label="guided, from hard sharing"), prepare=HARD_SHARING),
     ]
-)  # fmt: skip
+)
 LEARNING = {row.prepare.name: row.prepare for row in NEIGHBOURS.values() if row.prepare}
-FAMILIES = (GUIDED, FINE_TUNING, FEATURES, MULTI_TASK, META_LEARNING, COMPARING, FROM_SCRATCH)

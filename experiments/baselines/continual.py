@@ -2,7 +2,7 @@
 
 A `Memory` stands between the stream and the training; the one that does nothing is plain fine-tuning. Guidance and
 frozen layers need no memory: they live in the optimizer and in ``requires_grad``, and combine with all of these.
-Every memory works on one network and on stacked ones alike (`gtl_core._engine.stacked`), since penalties are elementwise sums.
+Every memory works on one network and on stacked ones alike, since penalties are elementwise sums.
 """
 
 from __future__ import annotations
@@ -47,15 +47,13 @@ def follow(
     networks; [N, ...] and [N] for a single network with ``loss=cross_entropy``.
     """
     memory = memory or Memory()
-    for i, (inputs, labels) in enumerate(arrivals):
-        fit(
-            model,
-            *memory.rehearse(inputs, labels),
-            optimizer,
-            epochs=epochs if i else first_epochs,
-            loss=lambda outputs, targets: loss(outputs, targets) + memory.penalty(),
-        )
-        memory.learned(inputs, labels)
+
+    def penalized(outputs: Tensor, targets: Tensor) -> Tensor:
+        return loss(outputs, targets) + memory.penalty()
+
+    for i, arrival in enumerate(arrivals):
+        fit(model, *memory.rehearse(*arrival), optimizer, epochs=epochs if i else first_epochs, loss=penalized)
+        memory.learned(*arrival)
         yield i
 
 
@@ -82,10 +80,10 @@ class L2SP(Anchor):
 
     def __init__(self, model: nn.Module, strength: float, head_strength: float = 0.0) -> None:
         super().__init__(model, 1.0)
-        for name in self.parameters:
-            new = name.startswith("head.")
-            self.importance[name].fill_(head_strength if new else strength)
-            if new:
+        for name, importance in self.importance.items():
+            importance.fill_(strength)
+            if name.startswith("head."):
+                importance.fill_(head_strength)
                 self.anchor[name].zero_()
 
 
@@ -108,19 +106,14 @@ class EWC(Anchor):
 
 
 def fisher(model: nn.Module, parameters: dict[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
-    """Diagonal of the Fisher information of ``model``'s predictions, averaged over ``inputs``.
-
-    Of the labels that the network itself expects, and all of them, each weighted by its probability: exact, no
-    sampling. Of stacked networks, each one's own.
-    """
+    """Diagonal of the Fisher information of ``model``'s predictions, averaged over ``inputs``; of stacked networks, each
+    one's own. Of all labels, each weighted by the probability that the network itself gives it: exact, no sampling."""
     information = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
-    for i in range(len(inputs)):
-        log_p = model(inputs[i : i + 1]).log_softmax(-1)
-        n_way = log_p.shape[-1]
-        for label in range(n_way):
-            # With the root of its weight inside, the square of the gradient is weighted, for each stacked network.
-            score = (log_p[..., label].detach().div(2).exp() * log_p[..., label]).sum()
-            gradients = torch.autograd.grad(score, list(parameters.values()), retain_graph=label + 1 < n_way)
+    for example in inputs.split(1):
+        log_p = model(example).log_softmax(-1)
+        # With the root of its weight inside, the square of the gradient is weighted, for each stacked network.
+        for score in (log_p.detach().div(2).exp() * log_p).flatten(0, -2).sum(0):
+            gradients = torch.autograd.grad(score, list(parameters.values()), retain_graph=True)
             for total, gradient in zip(information.values(), gradients, strict=True):
                 total.addcmul_(gradient, gradient, value=1 / len(inputs))
     return information
@@ -135,9 +128,7 @@ class SynapticIntelligence(Anchor):
     Source: Zenke, Poole, Ganguli 2017 (equations 3 to 5).
     """
 
-    def __init__(
-        self, model: nn.Module, strength: float, optimizer: torch.optim.Optimizer, damping: float = 1e-3
-    ) -> None:
+    def __init__(self, model: nn.Module, strength: float, optimizer: torch.optim.Optimizer, damping: float = 1e-3):
         super().__init__(model, strength)
         self.damping = damping
         self.path = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
@@ -146,16 +137,15 @@ class SynapticIntelligence(Anchor):
 
     @torch.no_grad()
     def _before_step(self) -> None:
-        self._before = {name: p.clone() for name, p in self.parameters.items()}
-        self._gradient = {  # of the loss alone, without the penalty's share
-            name: p.grad - self.strength * self.importance[name] * (p - self.anchor[name])
+        self._before = {
+            name: (p.clone(), p.grad - self.strength * self.importance[name] * (p - self.anchor[name]))
             for name, p in self.parameters.items()
-        }
+        }  # and the gradient of the loss alone, without the penalty's share
 
     @torch.no_grad()
     def _after_step(self) -> None:
-        for name, p in self.parameters.items():
-            self.path[name].sub_(self._gradient[name] * (p - self._before[name]))
+        for name, (before, gradient) in self._before.items():
+            self.path[name].sub_(gradient * (self.parameters[name] - before))
 
     @torch.no_grad()
     def learned(self, inputs: Tensor, labels: Tensor) -> None:
@@ -167,11 +157,8 @@ class SynapticIntelligence(Anchor):
 
 
 class Replay(Memory):
-    """Keep up to ``capacity`` examples, each seen one with the same chance, and train on them with every arrival.
-
-    A ceiling rather than a rival: the others may not store examples. Source: reservoir sampling (Vitter 1985) as in
-    Chaudhry et al. 2019.
-    """
+    """Keep up to ``capacity`` examples, each seen one with the same chance, and train on them with every arrival: a
+    ceiling, since others may not store any. Source: reservoir sampling (Vitter 1985) as in Chaudhry et al. 2019."""
 
     def __init__(self, capacity: int, generator: torch.Generator) -> None:
         self.capacity, self.generator = capacity, generator
@@ -179,13 +166,12 @@ class Replay(Memory):
         self.n_seen = 0
 
     def rehearse(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        examples = [*self.kept, (inputs, labels)]
-        return torch.cat([x for x, _ in examples]), torch.cat([y for _, y in examples])
+        every_input, every_label = zip(*self.kept, (inputs, labels), strict=True)
+        return torch.cat(every_input), torch.cat(every_label)
 
     def learned(self, inputs: Tensor, labels: Tensor) -> None:
-        for i in range(len(inputs)):
+        for example in zip(inputs.split(1), labels.split(1), strict=True):
             self.n_seen += 1
-            example = inputs[i : i + 1], labels[i : i + 1]
             place = int(torch.randint(self.n_seen, (), generator=self.generator))
             if len(self.kept) < self.capacity:
                 self.kept.append(example)

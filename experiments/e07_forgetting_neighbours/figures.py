@@ -4,62 +4,51 @@ from __future__ import annotations
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.e07_forgetting_neighbours import run as stream
 from experiments.e07_forgetting_neighbours.run import ForgettingNeighboursParameters
 from experiments.experiment import Experiment
-from experiments.style import COLORS, STYLE, legend_below, panels
-
-# In a stream, what guidance is added to keeps its colour, and its line is broken.
-MEMORIES = {
-    "frozen": (COLORS["frozen"], "frozen (linear probe)"),
-    "plain": (COLORS["plain"], "plain fine-tuning"),
-    "l2_sp": ("#E69F00", "L2-SP"),
-    "ewc": ("#CC79A7", "EWC"),
-    "synaptic": ("#A6761D", "synaptic intelligence"),
-    "replay": ("#000000", "replay"),
-    "guided_tensor": (COLORS["guided_tensor"], "guided (tensor scope)"),
-    "guided_network": (COLORS["guided_network"], "guided (network scope)"),
-    "guided_ewc": ("#CC79A7", "guided + EWC"),
-    "guided_replay": ("#000000", "guided + replay"),
-}
+from experiments.methods import BASIC
+from experiments.stream_methods import METHODS, ranking
+from experiments.style import STYLE, legend_below, of_methods, panels
 
 
 def forgetting_neighbours(frame: pd.DataFrame) -> Figure:
     """Left: accuracy after each round of examples. Right: at the end, with 95 % intervals, against what is stored."""
-    table = stream.ranking(frame)
+    table = ranking(frame)
     heads = list(table["head"].unique())
     figure, axes = panels(len(heads), 2, (10, 3.9 * len(heads) + 0.8))
     with mpl.rc_context(STYLE):
         for (left, right), head in zip(axes, heads, strict=True):
-            of = table[table["head"] == head].set_index("method")
-            floor = of.loc[of["stored"] > 0, "stored"].min() / 3
-            taken = []
-            for method, (color, label) in MEMORIES.items():
-                if method not in of.index:
-                    continue
-                both = method in ("guided_ewc", "guided_replay")
-                curve = frame[(frame["head"] == head) & (frame["method"] == method)]
-                curve = curve[curve["metric"] == "accuracy_mean"].sort_values("step")
-                seen = curve["step"] / curve["step"].min()
-                left.plot(seen, 100 * curve["value"], "--" if both else "-", color=color, linewidth=1.6, label=label)
-                row = of.loc[method]
-                x = max(row["stored"], floor)
-                taken.append(x)
-                x *= 1.04 ** (taken.count(x) - 1)  # side by side where they store the same
-                right.vlines(x, 100 * row["accuracy_low"], 100 * row["accuracy_high"], color=color, linewidth=1.2)
-                right.plot(x, 100 * row["accuracy"], "o", color=color, markerfacecolor="white" if both else color)
-            right.set(
-                xscale="log", xlabel="numbers stored beside the network", title="at the end of the stream, closer"
-            )
-            right.axvline(floor, color="#DDDDDD", linewidth=0.8, linestyle=":", zorder=0)
-            right.annotate("none", (floor, 0.01), xycoords=("data", "axes fraction"), fontsize=8, color="#777777")
+            curves = frame[(frame["head"] == head) & (frame["metric"] == "accuracy_mean")]
+            for method, curve in of_methods(curves, METHODS.values()):
+                curve = curve.sort_values("step")
+                # What guidance is added to keeps its colour, and its line is broken.
+                line = {"color": method.colour, "linestyle": "--" if method.adds_to else "-", "linewidth": 1.6}
+                left.plot(curve["step"] / curve["step"].min(), 100 * curve["value"], label=method.label, **line)
             left.set(xlabel="examples seen per class", ylabel="accuracy on unseen drawers (%)", title=f"{head} head")
-        legend_below(figure)
+            _against_what_is_stored(right, table[table["head"] == head])
+        legend_below(figure, [method.label for method in BASIC.values()])
     return figure
 
 
+def _against_what_is_stored(axis: Axes, ranked: pd.DataFrame) -> None:
+    floor = ranked.loc[ranked["stored"] > 0, "stored"].min() / 3
+    taken = []
+    for method, row in of_methods(ranked, METHODS.values()):
+        accuracy, low, high = 100 * row[["accuracy", "accuracy_low", "accuracy_high"]].to_numpy()[0]
+        x = max(row["stored"].item(), floor)
+        taken.append(x)
+        x *= 1.04 ** (taken.count(x) - 1)  # side by side where they store the same
+        axis.vlines(x, low, high, color=method.colour, linewidth=1.2)
+        axis.plot(x, accuracy, "o", color=method.colour, markerfacecolor="white" if method.adds_to else method.colour)
+    axis.set(xscale="log", xlabel="numbers stored beside the network", title="at the end of the stream, closer")
+    axis.axvline(floor, color="#DDDDDD", linewidth=0.8, linestyle=":", zorder=0)
+    axis.annotate("none", (floor, 0.01), xycoords=("data", "axes fraction"), fontsize=8, color="#777777")
+
+
+MEMORIES = {name: (method.colour, method.label) for name, method in METHODS.items()}  # until 08 has moved
 EXPERIMENT = Experiment(
     "forgetting_neighbours",
     "07_forgetting_neighbours",
