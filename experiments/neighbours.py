@@ -117,7 +117,7 @@ HARD_SHARING, SOFT_SHARING = _sharing("hard_sharing", _hard), _sharing("soft_sha
 MAML, META_SGD = _descending("maml", meta.maml, TWICE), _descending("meta_sgd", meta.meta_sgd, TWICE)
 FOMAML, ANIL = _descending("fomaml", meta.fomaml, TRAINING), _descending("anil", meta.anil, TRAINING)
 MATCHING = _comparing("matching", compare.matching, _more_ways)
-PROTO = _comparing("prototypical", compare.prototypical, _more_ways)
+PROTOTYPICAL = _comparing("prototypical", compare.prototypical, _more_ways)
 REPTILE = Learning(
     "reptile", _reptile, lambda s: TRAINING * s.n_way * REPTILE_SHOTS, lambda s: (s.n_way, REPTILE_SHOTS, 0)
 )
@@ -252,7 +252,7 @@ NEIGHBOURS = table(
         ),
         _untrained("matching", "Matching", COMPARING, _compared(lambda start: compare.attention), prepare=MATCHING),
         _untrained(
-            "prototypical", "Prototypical", COMPARING, _compared(lambda start: compare.prototypes), prepare=PROTO
+            "prototypical", "Prototypical", COMPARING, _compared(lambda start: compare.prototypes), prepare=PROTOTYPICAL
         ),
         _untrained("relation", "Relation", COMPARING, _compared(_relate), prepare=RELATION),
         _guided(TENSOR),

@@ -1,7 +1,7 @@
 """Meta-learning: a zero point from which a few steps on a few examples lead far.
 
-Tasks are trained side by side, as one stacked network whose convolutions run in groups: see `gtl_core._engine.stacked`, and
-``python -m benchmarks.meta_learning`` for what that saves.
+Tasks are trained side by side, as one stacked network whose convolutions run in groups (`gtl_core._engine`);
+``python -m benchmarks.meta_learning`` tells what that saves.
 """
 
 from __future__ import annotations
