@@ -13,12 +13,10 @@ from experiments import records
 from experiments.baselines import transfer
 from experiments.baselines.few_shot import FORWARD, TRAINING
 from experiments.data import load
-from experiments.e08_domain_shift import run as domain_shift
 from experiments.e06_few_shot_neighbours import run as few_shot_neighbours
 from experiments.e07_forgetting_neighbours import run as forgetting_neighbours
 from experiments.preparations import neighbours
 from experiments.preparations import pretraining as preparations
-from experiments.e08_domain_shift.run import DomainShiftParameters
 from experiments.e06_few_shot_neighbours.run import FewShotNeighboursParameters, Start, Variant, adapt, shares
 from experiments.e07_forgetting_neighbours.run import ForgettingNeighboursParameters, stored
 from experiments.preparations.neighbours import META_METHODS, MetaTraining
@@ -42,10 +40,6 @@ FORGETTING = SHARED | dict(
     methods=list(get_args(forgetting_neighbours.Method)), strengths=[0.3, 3.0], capacity=3, n_streams=2,
     n_tuning_streams=1, n_way=3, n_rounds=2, first_epochs=3, epochs=2, stream="single",
 )  # fmt: skip
-SHIFT = SHARED | dict(
-    source="glyphs", targets=["inverted"], tasks=["3-way 1-shot"], n_episodes=10, n_tuning_episodes=1, epochs=2,
-    preparation_factors=[1.0], n_seeds=1,
-)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -58,7 +52,6 @@ SHIFT = SHARED | dict(
         (FewShotNeighboursParameters, FEW_SHOT, {"heads": ["zero", "random"]}, "heads"),
         (ForgettingNeighboursParameters, FORGETTING, {"n_rounds": 17}, "n_rounds = 17: at most 15"),
         (ForgettingNeighboursParameters, FORGETTING, {"strengths": [1, 2, 3]}, "a multiple of the 3 strengths"),
-        (DomainShiftParameters, SHIFT, {"targets": ["as_is"]}, "glyphs as it is does not differ from the source"),
     ],
 )
 def test_wrong_parameters_are_refused_in_one_line(kind, values, wrong, message):
@@ -218,25 +211,3 @@ def test_forgetting_is_complete_and_paired():
     last = frame[(frame["method"] == "ewc") & (frame["metric"] == "accuracy") & (frame["step"] == 9)]
     assert last["value"].mean() == pytest.approx(curve["value"].iloc[-1])
     assert "what the guide adds to ewc" in forgetting_neighbours.verdict(frame)
-
-
-def test_domain_shift_is_complete_and_advises_from_its_table(tmp_path):
-    frame = domain_shift.run(DomainShiftParameters.parse(SHIFT))
-    table = domain_shift.ranking(frame)
-    found = set(table[["alignment", "scouts", "method"]].itertuples(index=False, name=None))
-    assert found == set(domain_shift.METHODS)
-    records.write(str(tmp_path), "domain_shift", frame, {})
-    choices = domain_shift.choices(str(tmp_path))
-    assert list(choices["choice"]) == ["as pretrained", "prepared", "guided"]
-    of = choices.set_index("choice")
-    plain = table[(table["alignment"] == "none") & (table["scouts"] == "none")]
-    assert of.loc["as pretrained", "accuracy"] == pytest.approx(plain["accuracy"].max(), abs=1e-6)
-    assert of.loc["guided", "difference"] == 0
-    answers = {"wins against", "loses to", "is level with"}
-    assert sum(domain_shift.advice(choices).count(answer) for answer in answers) == 2
-    assert set(domain_shift.tidy_choices(choices)["metric"]) >= {"accuracy", "low", "high"}
-
-
-def test_a_negative_is_one():
-    dataset, negative = load("glyphs"), neighbours.shifted("glyphs", True)
-    assert torch.equal(dataset.examples + negative.examples, torch.full_like(dataset.examples, 255))
