@@ -85,8 +85,10 @@ class Candidate(Method):
     further: bool = False
     on_axis: str = ""
 
-    def guide_from(self, scouted: Scouted) -> Guide | None:
-        return self.guide(getattr(scouted, self.made_of)) if self.guide else None
+    def start(self, scouted: Scouted) -> tuple[Body, Guide | None]:
+        """What its tasks start from."""
+        guide = self.guide(getattr(scouted, self.made_of)) if self.guide else None
+        return scouted.further if self.further else scouted.body, guide
 
 
 LEARNED = Family("learned by gradient", "#CC79A7")

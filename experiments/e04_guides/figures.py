@@ -42,7 +42,7 @@ def guides_temperatures(frame: pd.DataFrame) -> Figure:
         maps.set(title="the map", xlabel="g", ylabel="g at this temperature", aspect="equal")
         below.set(title="a real guide at each temperature", xlabel="g", ylabel="share of the parameters below g")
         below.set(xlim=(-0.02, 1.02), ylim=(0, 1.02))
-        legend_below(figure)
+        legend_below(figure, ())
     return figure
 
 
@@ -142,7 +142,7 @@ def guides_arenas(frame: pd.DataFrame) -> Figure:
             axis.set(xlabel="accuracy, points", ylim=(len(shown) - 0.5, -0.5))
             axis.set(yticks=range(len(shown)), yticklabels=[method.on_axis or method.label for method in shown])
             axis.tick_params(axis="y", labelsize=8)
-        legend_below(figure)
+        legend_below(figure, ())
     return figure
 
 
@@ -160,7 +160,7 @@ def guides_rates(frame: pd.DataFrame) -> Figure:
             axis.set(ylim=(0, 102), ylabel="validation accuracy (%)")
             rate_axis(axis)
             axis.label_outer()
-        legend_below(figure)
+        legend_below(figure, [method.label for method in shown])
     return figure
 
 

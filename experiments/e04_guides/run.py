@@ -72,17 +72,12 @@ def run(p: GuidesParameters) -> pd.DataFrame:
         bodies = [(point, p.pretraining(point).body(folder)) for point in points]
     found = parallel(partial(scout_from, p), bodies, p.workers, "scouting", p.dask_scheduler)
     scouted = dict(zip(points, found, strict=True))
-    guides = {point: {m.name: m.guide_from(s) for m in METHODS.values()} for point, s in scouted.items()}
-
-    def start(job: Job) -> tuple[Body, Guide | None]:
-        point, method = job.variant.starting_point(job.seed), METHODS[job.variant.method]
-        return scouted[point].further if method.further else scouted[point].body, guides[point][method.name]
-
+    starts = {(point, m.name): m.start(left) for point, left in scouted.items() for m in METHODS.values()}
     rows, tests = tune_and_test(
         p,
         variants=[Variant(str(task), head, method) for task, head in p.conditions() for method in METHODS],
         settings=lambda variant: [LearningRate(rate) for rate in p.learning_rates],
-        start=start,
+        start=lambda job: starts[job.variant.starting_point(job.seed), job.variant.method],
         measure=accuracies_at_both_ends,
         validation=lambda scores: dict(zip(("validation_first", "validation_last"), scores.mean(0), strict=True)),
         choose=_rates_to_test,
@@ -90,11 +85,10 @@ def run(p: GuidesParameters) -> pd.DataFrame:
     for job, scores in tests:
         last = scores[:, -1].reshape(-1, GROUP).mean(1) if job.variant.task.n_shot else scores[:, -1]
         rows += [job.row("accuracy", value, task=task) for task, value in enumerate(last)]
-    first = points[0]
-    model = p.zero_point(first, p.scout_n_way, scouted[first].body)
-    (task,) = p.episodes(first, "scouting", "scout", 1, p.scout_n_way, p.scout_n_shot, 0)
-    about = [*anatomy(scouted[first]), *moves(model, *labelled(task.support))]
-    return pd.DataFrame([*rows, *({"seed": first.seed} | row for row in about)])
+    model = p.zero_point(points[0], p.scout_n_way, scouted[points[0]].body)
+    (task,) = p.episodes(points[0], "scouting", "scout", 1, p.scout_n_way, p.scout_n_shot, 0)
+    about = [*anatomy(scouted[points[0]]), *moves(model, *labelled(task.support))]
+    return pd.DataFrame([*rows, *({"seed": points[0].seed} | row for row in about)])
 
 
 def _rates_to_test(tuning: pd.DataFrame) -> dict[tuple, list[LearningRate]]:
