@@ -68,7 +68,7 @@ def test_numbers_are_those_of_the_paper_profile():
 
 def test_shares_are_those_of_the_paper_profile():
     quoted = re.findall(r"\d+\.\d % \[\d+\.\d, \d+\.\d\]", TEXT)
-    table = xor.verdicts(records.read("results/paper", "xor"))[["solved", "low", "high"]] * 100
+    table = xor.headline_table(records.read("results/paper", "xor"))[["solved", "low", "high"]] * 100
     computed = {f"{row.solved:.1f} % [{row.low:.1f}, {row.high:.1f}]" for row in table.itertuples()}
     assert len(quoted) >= 3
     assert [number for number in quoted if number not in computed] == []
