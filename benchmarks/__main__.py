@@ -32,18 +32,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import guided_step, meta_learning
 from benchmarks.measure import Ratio, alternate
-from gtl_core import Recipe, scout
 from experiments import records
-from gtl_core._engine.backends import BACKENDS, REPLAYED, choose, group_size
 from experiments.catalogue import EXPERIMENTS
 from experiments.models import conv4
 from experiments.style import save
+from experiments.workers import single_thread
+from gtl_core import Recipe, scout
 from gtl_core._engine.stacked import stack, stacked_cross_entropy
 from gtl_core.tasks import rng
 from gtl_core.training import fit
-from experiments.workers import single_thread
 
-CORES = 2
+CORES, SIDE_BY_SIDE = 2, 4
 MLP = (25, 80, 80, 80, 80, 10)
 Task = tuple[Tensor, Tensor]
 
@@ -114,27 +113,17 @@ def cases() -> list[tuple[str, nn.Module, tuple[int, ...], int, int, Recipe, int
     ]
 
 
-@cache
-def chosen() -> dict[str, str]:
-    """The backend that ``auto`` takes for each kind of scouts, once for all sections: the clock chooses."""
-    return {
-        name: choose("auto", model, recipe, random_tasks(REPLAYED, shape, examples, n_way))
-        for name, model, shape, examples, n_way, recipe, *_ in cases()
-    }
-
-
 def scouting(rounds: int, pool: Executor) -> None:
     for name, model, shape, examples, n_way, recipe, threads, target in cases():
         tasks = random_tasks(16, shape, examples, n_way)
         plain = partial(plain_scouts, model, tasks, recipe, threads)
-        backend = chosen()[name]
-        ours = partial(scout, model, tasks, recipe, executor=pool, backend=backend)
+        ours = partial(scout, model, tasks, recipe, executor=pool, side_by_side=SIDE_BY_SIDE)
         ratio = alternate(plain, ours, rounds)
         peak = peak_flops()
         work = operations(model, tasks[0][0][0]) * examples * recipe.epochs * len(tasks)
         steps = len(tasks) * recipe.epochs
         note = (
-            f"{1e3 * ratio.plain / steps:.2f} -> {1e3 * ratio.other / steps:.2f} ms per scout-epoch ({backend}), "
+            f"{1e3 * ratio.plain / steps:.2f} -> {1e3 * ratio.other / steps:.2f} ms per scout-epoch, "
             f"{work / ratio.other / CORES / peak:.0%} of peak ({peak / 1e9:.0f} GFLOP/s) on each of {CORES} cores"
         )
         line(f"scouting, {name}", f"plain loop, {threads} thread{'s' * (threads > 1)}", ratio, target, note)
@@ -143,19 +132,19 @@ def scouting(rounds: int, pool: Executor) -> None:
 def bounds() -> None:
     """What limits scouts side by side: the share of the time that products take, how near to the peak, what is next."""
     for name, model, shape, examples, n_way, recipe, _, _ in cases():
-        backend = chosen()[name]
-        tasks = random_tasks(group_size(backend, model), shape, examples, n_way)
-        side_by_side = BACKENDS[backend]
-        side_by_side(model, recipe, tasks)
+        tasks = random_tasks(SIDE_BY_SIDE, shape, examples, n_way)
+        together = partial(scout, model, tasks, recipe, side_by_side=SIDE_BY_SIDE)
+        together()
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
-            side_by_side(model, recipe, tasks)
+            together()
         spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiled.key_averages()}
         total = sum(spent.values())
         products = sum(spent.pop(key) for key in list(spent) if re.search("mm$|convolution", key))
         work = operations(model, tasks[0][0][0]) * examples * recipe.epochs * len(tasks)
         most = sorted(spent, key=spent.get, reverse=True)[:5]
         note = f"products {products / total:.0%} of the time, at {1e6 * work / products / peak_flops():.0%} of peak; "
-        line(f"bounds, {name}", backend, None, "", note + ", ".join(f"{key} {spent[key] / total:.0%}" for key in most))
+        shares = ", ".join(f"{key} {spent[key] / total:.0%}" for key in most)
+        line(f"bounds, {name}", f"{SIDE_BY_SIDE} side by side", None, "", note + shares)
 
 
 def guided(rounds: int) -> None:
@@ -210,7 +199,7 @@ model(torch.rand(5, 1, 28, 28)).sum().backward()
 torch.optim.SGD(model.parameters(), lr=0.1).step()
 before = peak_memory()
 tasks = ((torch.rand(25, 1, 28, 28, generator=rng(0, i)), torch.arange(25) % 5) for i in range(60))
-scout(model, tasks, Recipe(0.03, 20), backend={backend!r})
+scout(model, tasks, Recipe(0.03, 20), side_by_side={n})
 result = (peak_memory() - before) / 2**20, (before - imported) / 2**20
 """
 ACCUMULATION = """
@@ -234,10 +223,10 @@ result = [time.perf_counter() - begin, [name for name in heavy if name in sys.mo
 
 
 def memory() -> None:
-    for backend in ("loop", "stacked"):  # what `auto` takes for so many images
-        used, torchs = in_a_fresh_process(SCOUTS.format(backend=backend))
+    for n in (1, SIDE_BY_SIDE):
+        used, torchs = in_a_fresh_process(SCOUTS.format(n=n))
         note = f"{used:.0f} MB; torch itself loads {torchs:.0f} MB at that step"
-        line(f"60 conv4 scouts, 25 images, {backend}", "peak after one plain step", None, "<= 60 MB", note)
+        line(f"60 conv4 scouts, 25 images, {n} side by side", "peak after one plain step", None, "<= 60 MB", note)
     used = in_a_fresh_process(ACCUMULATION)
     line("guide accumulation, 10M parameters", "bytes of the parameters", None, "", f"{used:.1f} times, at the peak")
 

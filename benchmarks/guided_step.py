@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.measure import Ratio, alternate
-from gtl_core import Guide, Guided
 from experiments.models import conv4
-from gtl_core.tasks import rng
 from experiments.workers import single_thread
+from gtl_core import Guide, Guided
+from gtl_core.tasks import rng
 
 OPTIMIZERS = {
     "SGD": lambda ps: torch.optim.SGD(ps, lr=1e-4),

@@ -22,12 +22,11 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from benchmarks.measure import Ratio, alternate
-from experiments.baselines.backbones import pooled_conv4
 from experiments.baselines.meta import meta_loss
-from experiments.models import conv4
+from experiments.models import conv4, pooled_conv4
+from experiments.workers import single_thread
 from gtl_core._engine.stacked import stack
 from gtl_core.tasks import Episode, labelled, rng
-from experiments.workers import single_thread
 
 RATE = 0.4
 
@@ -74,7 +73,7 @@ def compare(
 ) -> Iterator[tuple[str, Ratio, float]]:
     """For each method: its name, plain / batched, and batched tasks per second."""
     model = make(5, 64, generator=rng(0, "network"))
-    stacked = stack([model] * n_tasks, graph=True)
+    stacked = stack([model] * n_tasks)
 
     def images(n: int, i: int) -> Tensor:
         return torch.rand(5, n, 1, 28, 28, generator=rng(0, "images", n, i))

@@ -10,7 +10,7 @@ from experiments.images import N_DRAWERS, ImageParameters
 from experiments.parameters import Count, distinct
 
 GROUP = 10  # episodes of which the mean is one row of the results
-SIDE_BY_SIDE = 40  # support images trained together: copies save overhead, not arithmetic, see `stack`
+SIDE_BY_SIDE = 200  # support images trained together: copies save overhead, not arithmetic, see `stack`
 EpisodeCount = Annotated[int, Field(ge=GROUP, multiple_of=GROUP)]
 
 

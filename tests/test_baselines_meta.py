@@ -4,13 +4,12 @@ from functools import partial
 
 import pytest
 import torch
+from experiments.baselines.backbones import pooled_conv4
 from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from gtl_core import Guide, Guided
-from experiments.baselines.backbones import pooled_conv4
 from experiments.baselines.compare import Relation, attention, matching, prototypes, prototypical, relation
 from experiments.baselines.domain import DANN, Reversal, coral, no_alignment, pretrain_across
 from experiments.baselines.few_shot import TRAINING, TWICE, Episodes, accuracies, side_by_side
@@ -25,9 +24,10 @@ from experiments.baselines.meta import anil, descend, fomaml, maml, meta_loss, m
 from experiments.baselines.multitask import hard_sharing, soft_sharing, spread
 from experiments.baselines.transfer import fine_tune, nearest_mean
 from experiments.data import load
-from experiments.models import conv4, new_head
-from gtl_core._engine.stacked import stack
 from experiments.data.splits import split_classes
+from experiments.models import conv4, new_head
+from gtl_core import Guide, Guided
+from gtl_core._engine.stacked import stack
 from gtl_core.tasks import Episode, labelled, rng
 
 
@@ -76,7 +76,7 @@ def unrolled_gradient(model, tasks, rate, n_steps, first_order=False):
 def test_meta_gradients_of_all_tasks_at_once_equal_those_of_one_after_the_other(make, first_order):
     model, tasks = network(make), episodes()
     zero_point = dict(model.named_parameters())
-    loss = meta_loss(stack([model] * 2, graph=True), zero_point, dict.fromkeys(zero_point, 0.1), tasks, 2, first_order)
+    loss = meta_loss(stack([model] * 2), zero_point, dict.fromkeys(zero_point, 0.1), tasks, 2, first_order)
     expected, gradients = unrolled_gradient(model, tasks, 0.1, 2, first_order)
     torch.testing.assert_close(loss, expected)
     found = torch.autograd.grad(loss, list(zero_point.values()))
@@ -88,7 +88,7 @@ def test_meta_gradients_of_all_tasks_at_once_equal_those_of_one_after_the_other(
 def test_second_order_gradients_against_finite_differences(wrt):
     """Of MAML for the zero point, and of Meta-SGD for the rates."""
     model, tasks = network(), episodes(1)
-    stacked = stack([model], graph=True)
+    stacked = stack([model])
     zero_point = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
     rates = {name: torch.full_like(p, 0.1).requires_grad_() for name, p in zero_point.items()}
     moved = zero_point if wrt == "zero point" else rates
@@ -234,7 +234,7 @@ def test_the_rule_is_trained_on_what_the_optimizer_does_and_gets_better_at_it():
     support, query = (side_by_side([getattr(task, part) for task in tasks]) for part in ("support", "query"))
     prepared = learn_optimizer(model, 20 * tasks, rule, n_steps=3, learning_rate=1e-2, tasks_per_step=2)
     trained = prepared.adapt.keywords["optimizer"](model).rule
-    losses = [unrolled_loss(stack([model] * 2, graph=True), support, query, each, 3).item() for each in (rule, trained)]
+    losses = [unrolled_loss(stack([model] * 2), support, query, each, 3).item() for each in (rule, trained)]
     assert losses[1] < losses[0]
     total = 0.0
     for task in tasks:

@@ -33,7 +33,11 @@ PACKAGES = {
     """,
     "experiments/workers.py": "def single_thread(): ...",
     "experiments/records.py": "def read(folder, name): return (folder / f'{name}.csv').read_text()",
-    "experiments/style.py": "def save(figure, path):\n    path.parent.mkdir(exist_ok=True)\n    path.write_text(figure)",
+    "experiments/style.py": """
+        def save(figure, path):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(figure)
+    """,
     "experiments/e01_alpha/__init__.py": "",
     "experiments/e01_alpha/run.py": "import gtl_core.shared\nfrom gtl_core import GATHERED as SCALE",
     "experiments/e01_alpha/figures.py": "def draw(frame): return f'alpha of {frame}'",

@@ -118,7 +118,7 @@ def test_a_learned_guide_improves_its_own_loss_and_leaves_the_zero_point_alone()
     zero_point = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
     guide = learned_guide(model, tasks * 10, n_steps=3)
     losses = [
-        meta_loss(stack([model] * 4, graph=True), zero_point, g, tasks, 3, first_order=True).item()
+        meta_loss(stack([model] * 4), zero_point, g, tasks, 3, first_order=True).item()
         for g in (linear(guide, 0, 0.1), guide)  # where it started, and where it went
     ]
     assert losses[1] < losses[0]
@@ -151,7 +151,7 @@ def test_scouts_watched_step_by_step_end_where_scouts_end():
     tasks = p.episodes(point, "scouting", "scout", p.n_scouts, p.scout_n_way, p.scout_n_shot, p.scout_n_query)
     zero_point = p.zero_point(point, p.scout_n_way, left.body)
     recipe = Recipe(p.scout_learning_rate, p.scout_epochs)
-    whole = scout(zero_point, [labelled(task.support) for task in tasks], recipe, backend="loop")
+    whole = scout(zero_point, [labelled(task.support) for task in tasks], recipe)
     assert left.displacement.count == p.n_scouts and left.binned.bins[0].count > 0
     assert sum(b.count for b in left.binned.bins) == p.n_scouts * p.scout_epochs
     for name, square in whole.mean_square.items():

@@ -1,8 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
-from experiments.models import conv4
+from experiments.models import conv4, pooled_conv4
 from gtl_core import Displacement, Guided
 from gtl_core._engine.stacked import stack, stack_guide, stacked_cross_entropy
 from gtl_core.tasks import rng
@@ -15,6 +19,82 @@ def networks(n: int) -> list[nn.Sequential]:
 
 def data(n_copies: int, n: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(n, n_copies, 1, 28, 28, generator=rng(1)), torch.arange(n * n_copies).reshape(n, n_copies) % 5
+
+
+def mlp(activation: type[nn.Module], i: int) -> nn.Sequential:
+    torch.manual_seed(i)
+    return nn.Sequential(nn.Linear(784, 16), activation(), nn.Linear(16, 5))
+
+
+ARCHITECTURES = {
+    "conv4": lambda i: conv4(5, 8, generator=rng(0, i)),
+    "pooled_conv4": lambda i: pooled_conv4(5, 8, generator=rng(0, i)),
+    "head": lambda i: nn.Linear(784, 5),
+    **{kind.__name__: partial(mlp, kind) for kind in (nn.ReLU, nn.Tanh, nn.Sigmoid)},
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("n_copies", [1, 4, 8, 20])
+@pytest.mark.parametrize("n", [1, 5, 25, 75])
+def test_every_copy_has_the_gradient_that_it_would_have_alone(name, n_copies, n):
+    if name == "pooled_conv4" and n == 1:
+        pytest.skip("one value per channel has no variance")
+    models = [ARCHITECTURES[name](i).double() for i in range(n_copies)]  # in floats, an activation may round across 0
+    inputs, labels = data(n_copies, n)
+    inputs = inputs.double() if "conv4" in name else inputs.double().flatten(2)
+    stacked = stack(models)
+    stacked_cross_entropy(stacked(inputs), labels).backward()
+    for s, model in enumerate(models):
+        cross_entropy(model(inputs[:, s]), labels[:, s]).backward()
+        largest = max(p.grad.abs().max().item() for p in model.parameters())
+        for together, p in zip(stacked.parameters(), model.parameters(), strict=True):
+            torch.testing.assert_close(together.grad[s], p.grad, rtol=1e-5, atol=1e-5 * largest)
+            assert together.grad.stride() == together.stride()  # so that optimizers need not rearrange it
+
+
+def test_gradients_of_gradients_and_of_parameters_from_elsewhere():
+    """One step of descent, and the derivative of the loss after it with respect to where it began."""
+    models = [mlp(nn.Tanh, i).double() for i in range(3)]
+    inputs, labels = data(3)
+    inputs = inputs.double().flatten(2)
+
+    def after_a_step(model, parameters, x, loss) -> list[torch.Tensor]:
+        gradients = torch.autograd.grad(
+            loss(functional_call(model, parameters, (x,))), parameters.values(), create_graph=True
+        )
+        moved = {name: p - 0.1 * g for (name, p), g in zip(parameters.items(), gradients, strict=True)}
+        return list(torch.autograd.grad(loss(functional_call(model, moved, (x,))), parameters.values()))
+
+    stacked = stack(models)
+    found = after_a_step(
+        stacked, dict(stacked.named_parameters()), inputs, lambda outputs: stacked_cross_entropy(outputs, labels)
+    )
+    for s, model in enumerate(models):
+        alone = after_a_step(
+            model,
+            dict(model.named_parameters()),
+            inputs[:, s],
+            lambda outputs, s=s: cross_entropy(outputs, labels[:, s]),
+        )
+        for together, one in zip(found, alone, strict=True):
+            torch.testing.assert_close(together[s], one)
+
+
+def test_two_calls_before_one_backward_and_a_penalty():
+    models = networks(2)
+    inputs, labels = data(2)
+    stacked = stack(models)
+    first, second = stacked(inputs), stacked(inputs.flip(0))
+    loss = stacked_cross_entropy(first, labels) + stacked_cross_entropy(second, labels)
+    (loss + sum((p**2).sum() for p in stacked.parameters())).backward()
+    for s, model in enumerate(models):
+        loss = cross_entropy(model(inputs[:, s]), labels[:, s]) + cross_entropy(
+            model(inputs[:, s].flip(0)), labels[:, s]
+        )
+        (loss + sum((p**2).sum() for p in model.parameters())).backward()
+        for together, p in zip(stacked.parameters(), model.parameters(), strict=True):
+            torch.testing.assert_close(together.grad[s], p.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_every_copy_computes_what_it_would_alone():

@@ -106,8 +106,10 @@ class EWC(Anchor):
 
 
 def fisher(model: nn.Module, parameters: dict[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
-    """Diagonal of the Fisher information of ``model``'s predictions, averaged over ``inputs``; of stacked networks, each
-    one's own. Of all labels, each weighted by the probability that the network itself gives it: exact, no sampling."""
+    """Diagonal of the Fisher information of ``model``'s predictions, mean over ``inputs``; each stacked network's own.
+
+    Of all labels, each weighted by the probability that the network itself gives it: exact, no sampling.
+    """
     information = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     for example in inputs.split(1):
         log_p = model(example).log_softmax(-1)

@@ -40,7 +40,7 @@ def learned_guide(
     optimizer = torch.optim.Adam(logits.values(), lr=outer_rate)
     for group in groups(episodes, tasks_per_step):
         optimizer.zero_grad()
-        stacked = stack([model] * len(group), graph=True)
+        stacked = stack([model] * len(group))
         meta_loss(stacked, zero_point, rates_of(logits, inner_rate), group, n_steps, first_order).backward()
         optimizer.step()
     about = {"zero_point": digest(zero_point), "learned_on": len(episodes), "inner_rate": inner_rate}
@@ -48,4 +48,5 @@ def learned_guide(
 
 
 def rates_of(logits: dict[str, Tensor], inner_rate: float) -> dict[str, Tensor]:
+    """The learning rate of every parameter: ``inner_rate * g``, g = sigmoid of its logit."""
     return {name: inner_rate * logit.sigmoid() for name, logit in logits.items()}

@@ -89,7 +89,7 @@ def learn_optimizer(
     Source: Andrychowicz et al. 2016 (equations 2 and 3).
     """
     rule = copy.deepcopy(rule)
-    stacked = cache(lambda n_tasks: stack([model] * n_tasks, graph=True))
+    stacked = cache(lambda n_tasks: stack([model] * n_tasks))
     optimizer = torch.optim.Adam(rule.parameters(), lr=learning_rate)
     passes = 0
     for group in groups(episodes, tasks_per_step):

@@ -94,7 +94,7 @@ def maml(
         rates = {name: torch.full_like(zero_point[name], inner_rate).requires_grad_() for name in inner}
     learned = [*zero_point.values(), *(rates.values() if learn_rates else ())]
     optimizer = torch.optim.Adam(learned, lr=outer_rate)
-    stacked = cache(lambda n_tasks: stack([model] * n_tasks, graph=True))
+    stacked = cache(lambda n_tasks: stack([model] * n_tasks))
     inner_cost = TRAINING if first_order or head_only else TWICE
     passes = 0
     for group in groups(episodes, tasks_per_step):
@@ -154,7 +154,7 @@ def reptile(
     passes = 0
     n_groups = -(-len(episodes) // tasks_per_step)
     for i, group in enumerate(groups(episodes, tasks_per_step)):
-        tasks = stack([model] * len(group), graph=True)
+        tasks = stack([model] * len(group))
         inputs, labels = side_by_side([episode.support for episode in group])
         options = {"epochs": epochs, "batch_size": batch_size, "generator": generator}
         fit(tasks, inputs, labels, optimizer(tasks), loss=stacked_cross_entropy, **options)

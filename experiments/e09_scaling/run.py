@@ -154,7 +154,7 @@ def carry_out(workload: Workload, p: ScalingParameters, executor: Executor | Non
     width = model[0].in_features
     labels = torch.arange(workload.batch_size) % width
     inputs = (torch.randn(workload.batch_size, width, generator=rng(p.seed, i)) for i in range(workload.n_scouts))
-    scout(model, ((x, labels) for x in inputs), Recipe(0.01, workload.steps), executor=executor, backend="loop")
+    scout(model, ((x, labels) for x in inputs), Recipe(0.01, workload.steps), executor=executor)
 
 
 def peaks_of(every: Sequence[Workload], p: ScalingParameters) -> list[tuple[Workload, int]]:

@@ -19,7 +19,7 @@ from gtl_core.scouting import scout
 from gtl_core.tasks import labelled, rng, sample_episode
 from gtl_core.training import Recipe
 
-BACKEND = "stacked"  # of all scouts; named, since another one changes the last digits of every result
+SIDE_BY_SIDE = 4  # scouts; another number changes the last digits of every result
 
 
 class Scouting(Step):
@@ -60,7 +60,7 @@ class Scouting(Step):
             for i in range(self.first_scout, self.first_scout + self.n_scouts)
         )
         tasks = (labelled(episode.support) for episode in episodes)
-        return scout(self.zero_point(body), tasks, self.recipe(), backend=BACKEND)
+        return scout(self.zero_point(body), tasks, self.recipe(), side_by_side=SIDE_BY_SIDE)
 
     def displacement(self, folder: Path) -> Displacement:
         """As `make` wrote it."""

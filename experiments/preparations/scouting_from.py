@@ -12,7 +12,7 @@ from experiments.data.splits import split_classes
 from experiments.preparations.domain_training import DomainTraining, shifted
 from experiments.preparations.meta_training import MetaTraining
 from experiments.preparations.pretraining import Body
-from experiments.preparations.scouting import BACKEND, Scouting
+from experiments.preparations.scouting import SIDE_BY_SIDE, Scouting
 from experiments.preparations.steps import Step
 from gtl_core.guide import Displacement
 from gtl_core.scouting import scout
@@ -42,7 +42,7 @@ class ScoutingFrom(Step):
         classes = split_classes(dataset, s.pretraining.seed)["scouting"]
         drawn = Episodes(dataset, classes, s.n_way, s.n_shot, 0, s.n_scouts, s.pretraining.seed, "scout")
         tasks = (labelled(episode.support) for episode in drawn)
-        return scout(s.zero_point(body), tasks, s.recipe(), backend=BACKEND)
+        return scout(s.zero_point(body), tasks, s.recipe(), side_by_side=SIDE_BY_SIDE)
 
     def displacement(self, folder: Path) -> Displacement:
         """As `make` wrote it."""

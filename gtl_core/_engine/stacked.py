@@ -1,53 +1,78 @@
-"""Many copies of a small network trained side by side as one: the same arithmetic with a fraction of the overhead."""
+"""Many copies of a small network trained side by side as one: the same arithmetic with a fraction of the overhead.
+
+Between layers, images are [N, S * channels, height, width] with channels innermost in memory, so that a convolution of
+all copies is one grouped convolution that need not rearrange anything; vectors are [N, S, features].
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, group_norm, max_pool2d
 
-from gtl_core._engine import program
 from gtl_core.guide import Guide
 
 
-def stack(models: Sequence[nn.Module], graph: bool = False) -> nn.Module:
+def stack(models: Sequence[nn.Module]) -> nn.Module:
     """One network that holds all ``models`` (of one architecture): [N, S, ...] -> [N, S, ...], copy s sees ``[:, s]``.
 
     Parameters keep their names and get a leading dimension S. Elementwise optimizers, `Guided` with `stack_guide`, and
-    `stacked_cross_entropy` then train every copy as it would be trained alone, up to rounding. On a CPU, a training
-    step replays a `program.Program` and small networks no longer wait for Python; it is fastest with 20 to 40 examples
-    in all, N * S, and does not gain from more. graph: leave all to autograd instead, as gradients of gradients and
-    `torch.func.functional_call` need it.
+    `stacked_cross_entropy` then train every copy as it would be trained alone, up to rounding. What is frozen stays so.
 
     Raises TypeError for a layer that it does not know, a layer with hooks, and shared parameters.
     """
+    network = _stack(models)
+    if isinstance(network, nn.Sequential):
+        return Stacked(network, len(models))
+    if isinstance(network, Linear):
+        return network
+    raise TypeError(f"cannot stack a {type(models[0]).__name__} that is not in a Sequential")
+
+
+class Stacked(nn.Sequential):
+    """The layers of ``size`` networks, and what goes in and comes out in the order that `stack` promises."""
+
+    def __init__(self, layers: nn.Sequential, size: int) -> None:
+        super().__init__(OrderedDict(layers.named_children()))
+        self.size = size
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
+        if x.dim() > 3:
+            x = x.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        y = super().forward(x)
+        return y.unflatten(1, (self.size, -1)) if y.dim() > 3 else y
+
+
+def _stack(models: Sequence[nn.Module]) -> nn.Module:
     first = models[0]
-    hooks = (first._forward_hooks, first._forward_pre_hooks, first._backward_hooks, first._backward_pre_hooks)
-    if any(hooks):
-        raise TypeError(f"cannot stack a {type(first).__name__} with hooks")
+    name = type(first).__name__
+    if any((first._forward_hooks, first._forward_pre_hooks, first._backward_hooks, first._backward_pre_hooks)):
+        raise TypeError(f"cannot stack a {name} with hooks")
     if type(first) is nn.Sequential:
         if len(list(first.named_parameters())) < len(list(first.named_parameters(remove_duplicate=False))):
             raise TypeError("cannot stack a network with shared parameters")
         # Not `named_children`, which leaves out a layer that comes a second time.
-        layers = [(name, stack([m.get_submodule(name) for m in models], graph)) for name in first._modules]
-        return (nn.Sequential if graph else _Sequential)(OrderedDict(layers))
+        return nn.Sequential(
+            OrderedDict((key, _stack([m.get_submodule(key) for m in models])) for key in first._modules)
+        )
     if type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1):
-        return Flatten(2)
+        return Flatten(models)
     if type(first) in (nn.ReLU, nn.Tanh, nn.Sigmoid):
         return type(first)()
-    if type(first) in _LAYERS:
-        layer = _LAYERS[type(first)]
-        changed = [name for name, value in layer.takes if getattr(first, name) != value]
-        if isinstance(getattr(first, "padding", 0), str):
-            changed.append("padding")
-        if changed:
-            raise TypeError(f"cannot stack a {type(first).__name__} with {changed[0]} = {getattr(first, changed[0])!r}")
-        return layer(models)
-    known = ", ".join(layer.__name__ for layer in (*_LAYERS, nn.Flatten, nn.ReLU, nn.Tanh, nn.Sigmoid))
-    raise TypeError(f"cannot stack a {type(first).__name__}: the layers that can be are {known}")
+    if type(first) not in _LAYERS:
+        known = ", ".join(layer.__name__ for layer in (*_LAYERS, nn.Flatten, nn.ReLU, nn.Tanh, nn.Sigmoid))
+        raise TypeError(f"cannot stack a {name}: the layers that can be are {known}")
+    layer = _LAYERS[type(first)]
+    changed = [key for key, value in layer.takes if getattr(first, key) != value]
+    changed += ["padding"] * isinstance(getattr(first, "padding", 0), str)
+    if changed:
+        raise TypeError(f"cannot stack a {name} with {changed[0]} = {getattr(first, changed[0])!r}")
+    return layer(models)
 
 
 def stack_guide(guide: Guide, size: int) -> Guide:
@@ -65,115 +90,94 @@ def stacked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _in_order(stacked: Tensor) -> Tensor:
-    """Weights of convolutions [S, out, in, height, width] lie in memory as the products of a `Program` take them."""
-    if stacked.dim() != 5:
-        return stacked
-    return stacked.permute(0, 3, 4, 2, 1).contiguous().permute(0, 4, 3, 1, 2)
+    """Weights of convolutions [S, out, in, height, width] lie in memory as a grouped convolution takes them."""
+    return stacked.movedim(2, 4).contiguous().movedim(4, 2) if stacked.dim() == 5 else stacked
 
 
-class _Sequential(nn.Sequential):
-    _program: program.Program | None = None
-
-    def forward(self, input: Tensor) -> Tensor:
-        x, parameters = input, list(self.parameters())
-        trained = torch.is_grad_enabled() and not x.requires_grad and all(p.requires_grad for p in parameters)
-        if not trained or x.is_cuda or not all(map(program.knows, self.flat())):
-            return super().forward(x)
-        # Whatever moves a parameter to other memory, `Module.to` for instance, makes the program stale.
-        key = x.shape, x.dtype, *(p.data_ptr() for p in parameters)
-        if self._program is None or self._key != key:
-            self._program, self._key = program.Program(list(self.flat()), x), key
-        return program.Replay.apply(self._program, x, *parameters)
-
-    def flat(self) -> Iterator[nn.Module]:
-        for layer in self:
-            yield from layer.flat() if isinstance(layer, _Sequential) else [layer]
-
-    def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_program", "_key")}
+def _parameter(copies: list[nn.Parameter]) -> nn.Parameter:
+    return nn.Parameter(_in_order(torch.stack(tuple(copies)).detach()), requires_grad=copies[0].requires_grad)
 
 
-class Flatten(nn.Flatten):
-    cell = program.Flattening
+class _Layer(nn.Module):
+    """A layer of ``size`` networks, on images or vectors as they are between layers."""
 
-
-class _Stacked(nn.Module):
-    """A layer's weights [S, ...] of all copies; ``uses`` are settings of theirs, ``takes`` the values it insists on."""
-
-    uses: tuple[str, ...] = ()
-    takes: tuple[tuple[str, object], ...] = ()
+    takes: tuple[tuple[str, object], ...] = ()  # settings, and the only value of each that can be stacked
     weight: nn.Parameter
     bias: nn.Parameter | None
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
+        self.size, self.first = len(layers), f"{layers[0]}"
         for name in ("weight", "bias"):
-            copies = [getattr(layer, name) for layer in layers]
-            stacked = None if copies[0] is None else nn.Parameter(_in_order(torch.stack(copies).detach()))
-            self.register_parameter(name, stacked)
-        self.size = len(layers)
-        for name in self.uses:
-            setattr(self, name, getattr(layers[0], name))
+            copies = [p for layer in layers if (p := getattr(layer, name, None)) is not None]
+            self.register_parameter(name, _parameter(copies) if copies else None)
 
-    def flat_bias(self) -> Tensor | None:
-        return None if self.bias is None else self.bias.flatten()
+    def extra_repr(self) -> str:
+        return f"{self.size} x {self.first}"
+
+    def flat(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as one layer of S * channels takes them."""
+        return self.weight.flatten(0, 1), None if self.bias is None else self.bias.flatten()
 
 
-class Conv2d(_Stacked):
-    cell = program.Convolution
-    uses = ("stride", "padding")
+class Conv2d(_Layer):
     takes = (("dilation", (1, 1)), ("groups", 1), ("padding_mode", "zeros"))
-    stride: tuple[int, int]
-    padding: tuple[int, int]
+
+    def __init__(self, layers: Sequence[nn.Conv2d]) -> None:
+        super().__init__(layers)
+        self.stride, self.padding = layers[0].stride, cast(tuple[int, int], layers[0].padding)  # "same" is refused
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.flatten(0, 1), self.flat_bias()
-        y = conv2d(x.flatten(1, 2), weight, bias, self.stride, self.padding, groups=self.size)
-        return y.unflatten(1, (self.size, -1))
+        weight, bias = self.flat()
+        return conv2d(x, weight, bias, self.stride, self.padding, groups=self.size)
 
 
-class GroupNorm(_Stacked):
-    cell = program.Normalization
-    uses = ("num_groups", "eps")
+class GroupNorm(_Layer):
     takes = (("affine", True),)
-    num_groups: int
-    eps: float
+
+    def __init__(self, layers: Sequence[nn.GroupNorm]) -> None:
+        super().__init__(layers)
+        self.groups, self.eps = len(layers) * layers[0].num_groups, layers[0].eps
 
     def forward(self, x: Tensor) -> Tensor:
-        groups = self.size * self.num_groups
-        y = group_norm(x.flatten(1, 2), groups, self.weight.flatten(), self.flat_bias(), self.eps)
-        return y.unflatten(1, (self.size, -1))
+        if x.dim() == 3:
+            return group_norm(x.flatten(1), self.groups, *self.flat(), self.eps).view_as(x)
+        return group_norm(x, self.groups, *self.flat(), self.eps)
 
 
-class BatchNorm2d(_Stacked):
-    uses = ("eps",)
+class BatchNorm2d(_Layer):
     # Running statistics would be one more thing to stack; statistics of the batch are each copy's own.
     takes = (("affine", True), ("track_running_stats", False))
-    eps: float
+
+    def __init__(self, layers: Sequence[nn.BatchNorm2d]) -> None:
+        super().__init__(layers)
+        self.eps = layers[0].eps
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.flatten(), self.flat_bias()
-        y = batch_norm(x.flatten(1, 2), None, None, weight, bias, training=True, eps=self.eps)
-        return y.unflatten(1, (self.size, -1))
+        return batch_norm(x, None, None, *self.flat(), training=True, eps=self.eps)
 
 
-class MaxPool2d(nn.MaxPool2d):
+class MaxPool2d(_Layer):
     takes = (("dilation", 1), ("ceil_mode", False), ("return_indices", False))
 
     def __init__(self, layers: Sequence[nn.MaxPool2d]) -> None:
-        super().__init__(layers[0].kernel_size, layers[0].stride, layers[0].padding)
-
-    def forward(self, input: Tensor) -> Tensor:
-        y = max_pool2d(input.flatten(1, 2), self.kernel_size, self.stride, self.padding)
-        return y.unflatten(1, input.shape[1:3])
-
-
-class Linear(_Stacked):
-    cell = program.Linear
+        super().__init__(layers)
+        self.settings = layers[0].kernel_size, layers[0].stride, layers[0].padding
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.bmm(x.transpose(0, 1), self.weight.mT)
-        return (y if self.bias is None else y + self.bias[:, None]).transpose(0, 1)
+        return max_pool2d(x, *self.settings)
+
+
+class Flatten(_Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.dim() == 3 else x.unflatten(1, (self.size, -1)).flatten(2)
+
+
+class Linear(_Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(1, 2, 0)  # [S, features, N]: so the weights' gradient comes out in their own order
+        y = torch.bmm(self.weight, x) if self.bias is None else torch.baddbmm(self.bias[..., None], self.weight, x)
+        return y.permute(2, 0, 1)
 
 
 _LAYERS = {

@@ -1,0 +1,67 @@
+"""How scouts are trained: one after the other, or several side by side with the same result up to rounding."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+from torch.nn.functional import cross_entropy
+
+from gtl_core._engine.stacked import stack
+from gtl_core.training import Recipe
+
+Task = tuple[Tensor, Tensor]
+Scouts = list[Mapping[str, Tensor]]  # the parameters of each copy after its training
+
+# Those that treat every number by itself, and so do not notice that a tensor holds several scouts.
+ELEMENTWISE = {optim.SGD, optim.ASGD, optim.Rprop, optim.RMSprop, optim.Adagrad, optim.Adadelta}
+ELEMENTWISE |= {optim.Adam, optim.AdamW, optim.Adamax, optim.NAdam, optim.RAdam}
+
+
+def one_by_one(model: nn.Module, train_one: Callable[[nn.Module, Any], object], tasks: Sequence) -> Scouts:
+    """Train a copy of ``model`` per task, one after the other: the reference. Any module, and any function."""
+    scouts = []
+    for task in tasks:
+        scout = copy.deepcopy(model)
+        train_one(scout, task)
+        scouts.append({name: p.detach() for name, p in scout.named_parameters()})
+    return scouts
+
+
+def together(model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> Scouts:
+    """Train all copies as one stacked network. Tasks must have the same shapes.
+
+    Raises TypeError for an optimizer that is not elementwise, and for a network that `stack` refuses.
+    """
+    if recipe.optimizer not in ELEMENTWISE:
+        raise TypeError(f"{recipe.optimizer.__name__} looks at whole tensors, which several scouts cannot share")
+    inputs, labels = (torch.stack(tensors, 1) for tensors in zip(*tasks, strict=True))
+    counts_all = recipe.loss is cross_entropy and not labels.is_floating_point() and bool((labels >= 0).all())
+
+    def summed_loss(outputs: Tensor, labels: Tensor) -> Tensor:  # every copy gets the gradient that it would have alone
+        if counts_all:  # a mean over examples that weigh the same: at once
+            return len(tasks) * cross_entropy(outputs.flatten(0, 1), labels.flatten(0, 1))
+        return reduce(add, (recipe.loss(outputs[:, s], labels[:, s]) for s in range(len(tasks))))
+
+    network = stack([model] * len(tasks))
+    recipe.fit(network, inputs, labels, recipe.make(network.parameters(), fused=True), summed_loss)
+    return [{name: p.detach()[s] for name, p in network.named_parameters()} for s in range(len(tasks))]
+
+
+def groups(tasks: Iterable[Task], size: int) -> Iterator[list[Task]]:
+    """``tasks`` in order, at most ``size`` at once, all of a group of the same shapes."""
+    group, shapes = [], None
+    for task in tasks:
+        its = None if size == 1 else [tensor.shape for tensor in task]
+        if group and (len(group) == size or its != shapes):
+            yield group
+            group = []
+        group.append(task)
+        shapes = its
+    if group:
+        yield group
