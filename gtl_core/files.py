@@ -73,7 +73,9 @@ def digest(parameters: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for name, p in sorted(parameters.items()):
         sha.update(f"{name} {p.dtype} {tuple(p.shape)}\n".encode())
-        sha.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        # Not `contiguous`, which leaves a single element the stride of the tensor that it was taken from.
+        dense = p.detach().cpu().clone(memory_format=torch.contiguous_format)
+        sha.update(dense.flatten().view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 

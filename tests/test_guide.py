@@ -237,3 +237,11 @@ def test_a_file_is_replaced_in_one_go_or_not_at_all(tmp_path):
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_digest_is_that_of_the_values_however_they_lie_in_memory():
+    table = torch.arange(6.0).view(3, 2)
+    for view in (table[:1, 1], table[:, 1], table.T, torch.tensor(1.0)):
+        dense = torch.tensor(view.tolist())
+        assert digest({"w": view}) == digest({"w": dense})
+    assert digest({"w": table[:1, 1]}) != digest({"w": table[:1, 0]})
