@@ -1,10 +1,10 @@
 import copy
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import pytest
 import torch
-from experiments.baselines.backbones import pooled_conv4
 from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.baselines.compare import Relation, attention, matching, prototypes, prototypical, relation
 from experiments.baselines.domain import DANN, Reversal, coral, no_alignment, pretrain_across
-from experiments.baselines.few_shot import TRAINING, TWICE, Episodes, accuracies, side_by_side
+from experiments.baselines.few_shot import Episodes, Start, side_by_side
 from experiments.baselines.learned_optimizer import (
     LearnedOptimizer,
     StepRule,
@@ -20,15 +20,17 @@ from experiments.baselines.learned_optimizer import (
     preprocess,
     unrolled_loss,
 )
-from experiments.baselines.meta import anil, descend, fomaml, maml, meta_loss, meta_sgd, reptile
+from experiments.baselines.meta import adapt_by_descent, anil, descend, fomaml, maml, meta_loss, meta_sgd, reptile
 from experiments.baselines.multitask import hard_sharing, soft_sharing, spread
-from experiments.baselines.transfer import fine_tune, nearest_mean
+from experiments.costs import TRAINING, TWICE
 from experiments.data import load
 from experiments.data.splits import split_classes
-from experiments.models import conv4, new_head
-from gtl_core import Guide, Guided
+from experiments.models import conv4, new_head, pooled_conv4
+from experiments.neighbours import NEIGHBOURS
+from gtl_core import Guide, Guided, Recipe, scout
 from gtl_core._engine.stacked import stack
 from gtl_core.tasks import Episode, labelled, rng
+from tests.reference import fine_tune
 
 
 # Adam turns rounding errors into whole steps where gradients vanish, as those of biases do in front of a GroupNorm with
@@ -132,9 +134,8 @@ def test_network_passes_are_what_the_operations_counted_say(make, second_order, 
 def test_anil_adapts_the_head_alone():
     model, (task,) = network(), episodes(1)
     prepared = anil(model, [task])
-    adapted = prepared.adapt(prepared.model, *labelled(task.support))
-    inner = prepared.adapt.keywords["rates"]
-    assert set(inner) == {"head.weight", "head.bias"}
+    rates = {"head.weight": 0.4, "head.bias": 0.4}
+    adapted = adapt_by_descent(prepared.model, *labelled(task.support), rates=rates, n_steps=1)
     features = prepared.model.body(task.query.flatten(0, 1))
     inputs, labels = labelled(task.support)
     loss = cross_entropy(prepared.model(inputs), labels)
@@ -149,8 +150,8 @@ def test_meta_sgd_with_rates_that_are_one_number_is_maml():
     uniform = maml(model, tasks, inner_rate=0.1, outer_rate=1e-2).model  # after one step: then rates differ
     for p, q in zip(prepared.model.parameters(), uniform.parameters(), strict=True):
         torch.testing.assert_close(p, q)
-    rates = prepared.adapt.keywords["rates"]
-    assert all((rate != 0.1).any() for rate in rates.values())  # by now every one has its own
+    assert set(prepared.extra) == {name for name, _ in model.named_parameters()}
+    assert all((rate != 0.1).any() for rate in prepared.extra.values())  # by now every one has its own
 
 
 def test_reptile_is_its_formula():
@@ -177,7 +178,9 @@ def test_batched_training_does_what_it_is_for():
         trained = make(model, 15 * tasks, inner_rate=0.05, outer_rate=3e-3, tasks_per_step=2)
         losses = []
         for prepared in (untrained, trained):
-            queries = [(prepared.adapt(prepared.model, *labelled(t.support)), labelled(t.query)) for t in tasks]
+            rates = prepared.extra or dict.fromkeys(dict(model.named_parameters()), 0.05)
+            adapt = partial(adapt_by_descent, prepared.model, rates=rates, n_steps=1)
+            queries = [(adapt(*labelled(t.support)), labelled(t.query)) for t in tasks]
             losses.append(sum(cross_entropy(predict(x), y).item() for predict, (x, y) in queries))
         assert losses[1] < 0.7 * losses[0]
 
@@ -233,15 +236,17 @@ def test_the_rule_is_trained_on_what_the_optimizer_does_and_gets_better_at_it():
     rule = StepRule(generator=rng(0))
     support, query = (side_by_side([getattr(task, part) for task in tasks]) for part in ("support", "query"))
     prepared = learn_optimizer(model, 20 * tasks, rule, n_steps=3, learning_rate=1e-2, tasks_per_step=2)
-    trained = prepared.adapt.keywords["optimizer"](model).rule
+    trained = StepRule(generator=rng(0))
+    trained.load_state_dict(prepared.extra)
     losses = [unrolled_loss(stack([model] * 2), support, query, each, 3).item() for each in (rule, trained)]
     assert losses[1] < losses[0]
     total = 0.0
     for task in tasks:
         for n_steps in (1, 2, 3):
-            adapt = partial(prepared.adapt, epochs=n_steps)
+            by_rule = lambda m: LearnedOptimizer(m.parameters(), trained)  # noqa: E731
+            learned = fine_tune(model, *labelled(task.support), optimizer=by_rule, epochs=n_steps)
             inputs, labels = labelled(task.query)
-            total += cross_entropy(adapt(model, *labelled(task.support))(inputs), labels).item()
+            total += cross_entropy(learned(inputs), labels).item()
     assert total == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -250,7 +255,7 @@ def test_the_rule_is_trained_on_what_the_optimizer_does_and_gets_better_at_it():
 
 def test_hard_sharing_of_a_single_task_is_training_on_it():
     model, tasks = conv4(3, 8, generator=rng(0)), episodes(1, dtype=torch.float32)
-    prepared = hard_sharing(model, tasks, nearest_mean, epochs=3, generator=rng(0))
+    prepared = hard_sharing(model, tasks, epochs=3, generator=rng(0))
     alone = copy.deepcopy(model)
     new_head(alone, 3, "zero", generator=rng(0))
     alone = fine_tune(
@@ -265,7 +270,7 @@ def test_hard_sharing_gives_every_task_its_own_head():
     """Two tasks with the same images and opposite labels: one head would stay at zero, and so the body where it is."""
     model, (task,) = conv4(2, 8, generator=rng(0)), episodes(1, 2, dtype=torch.float32)
     opposite = replace(task, support=task.support.flip(0))
-    prepared = hard_sharing(model, [task, opposite], nearest_mean, epochs=2, generator=rng(0))
+    prepared = hard_sharing(model, [task, opposite], epochs=2, generator=rng(0))
     moved = [
         (p - q).abs().max() for p, q in zip(prepared.model.body.parameters(), model.body.parameters(), strict=True)
     ]
@@ -279,12 +284,12 @@ def test_soft_sharing_pulls_the_tasks_networks_together():
     assert spread(layer) == 1 + 1
     model, tasks = conv4(3, 8, generator=rng(0)), episodes(2, n_query=0, dtype=torch.float32)
     options = {"epochs": 3, "learning_rate": 1e-2}
-    free = soft_sharing(model, tasks, nearest_mean, strength=0.0, **options)
+    free = soft_sharing(model, tasks, strength=0.0, **options)
     adam = lambda m: torch.optim.Adam(m.parameters(), lr=1e-2)  # noqa: E731
     alone = [fine_tune(model, *labelled(task.support), optimizer=adam, epochs=3) for task in tasks]
     for p, *own in zip(free.model.body.parameters(), *(m.body.parameters() for m in alone), strict=True):
         torch.testing.assert_close(p, sum(own) / 2, rtol=1e-3, atol=1e-4)
-    assert not same(free.model, soft_sharing(model, tasks, nearest_mean, strength=10.0, **options).model)
+    assert not same(free.model, soft_sharing(model, tasks, strength=10.0, **options).model)
 
 
 # --- domain adaptation ----------------------------------------------------------------------------
@@ -329,7 +334,7 @@ def test_alignment_without_strength_is_no_alignment():
 
     def prepare(alignment):
         options = {"n_steps": 3, "batch_size": 4, "generator": rng(3)}
-        return pretrain_across(model, source, target, alignment, nearest_mean, **options)
+        return pretrain_across(model, source, target, alignment, **options)
 
     plain = prepare(no_alignment)
     assert plain.passes == TRAINING * 3 * 8
@@ -341,35 +346,67 @@ def test_alignment_without_strength_is_no_alignment():
 # --- all of them ----------------------------------------------------------------------------------
 
 
-def test_all_methods_run_on_the_same_episodes_and_a_guide_goes_on_any_zero_point():
-    dataset = load("glyphs")
+class Settings(NamedTuple):
+    """What a row needs of an experiment's parameters, and of a preparation."""
+
+    epochs: int = 2
+    test_steps: int = 2
+    inner_rate: float = 0.1
+    backbone: str = "conv4"
+
+
+def prepared_by(name, model, train):
+    """The zero point that a row starts from, prepared on a few episodes."""
+    learn = {
+        "maml": maml, "fomaml": fomaml, "anil": anil, "meta_sgd": meta_sgd, "prototypical": prototypical,
+        "matching": matching, "relation": partial(relation, generator=rng(0)),
+        "reptile": partial(reptile, optimizer=sgd),
+        "learned_optimizer": partial(learn_optimizer, rule=StepRule(generator=rng(0)), n_steps=2),
+        "hard_sharing": partial(hard_sharing, epochs=2, generator=rng(0)),
+        "soft_sharing": partial(soft_sharing, epochs=1, strength=0.1),
+    }  # fmt: skip
+    return learn[name](model, train)
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_every_row_learns_tasks_side_by_side(name):
+    """From its own preparation, which costs something and leaves the model as it was; scores are [M, S, n_way]."""
+    dataset, row = load("glyphs"), NEIGHBOURS[name]
     split = split_classes(dataset, 0)
     train = Episodes(dataset, split["scouting"], 5, 1, 3, n=4, seed=0, purpose="training")
     test = Episodes(dataset, split["test"], 5, 1, 3, n=2, seed=0, purpose="test")
     model = conv4(5, 4, generator=rng(0))
-    before = copy.deepcopy(model)
-    tune = partial(fine_tune, optimizer=sgd, epochs=2)
-    prepared = {
-        "maml": maml(model, train),
-        "fomaml": fomaml(model, train),
-        "anil": anil(model, train),
-        "meta_sgd": meta_sgd(model, train),
-        "reptile": reptile(model, train, n_test_epochs=2),
-        "prototypical": prototypical(model, train),
-        "matching": matching(model, train),
-        "relation": relation(model, train, generator=rng(0)),
-        "learned_optimizer": learn_optimizer(model, train, StepRule(generator=rng(0)), n_steps=2),
-        "hard_sharing": hard_sharing(model, train, tune, epochs=2, generator=rng(0)),
-        "soft_sharing": soft_sharing(model, train, tune, epochs=1, strength=0.1),
-    }
+    before, start = copy.deepcopy(model), Start(model)
+    if row.prepare:
+        prepared = prepared_by(row.prepare.name, model, train)
+        assert prepared.passes > 0 and prepared.seconds > 0
+        assert same(prepared.model, model) == (name == "learned_optimizer")
+        start = Start(prepared.model, prepared.extra)
+    if row.guide:
+        displacement = scout(start.model, [labelled(e.support) for e in train], Recipe(0.1, 2))
+        start = replace(start, displacement=displacement)
+    support, labels = side_by_side([episode.support for episode in test])
+    queries, _ = side_by_side([episode.query for episode in test])
+    rate = 0.1 if row.has_rate else 0.0
+    scores = row.adapt(start, support, labels, rate, Settings())(queries).detach()
+    assert scores.shape == (15, 2, 5) and scores.isfinite().all()
     assert same(model, before)
+    assert row.passes(model, 5, Settings()) >= 5
+    alone = row.adapt(start, support[:, 1:], labels, rate, Settings())(queries[:, 1:]).detach()
+    torch.testing.assert_close(scores[:, 1:], alone, rtol=1e-3, atol=1e-4)
+
+
+def test_rows_are_told_apart_by_name_and_by_label():
+    labels = [row.label for row in NEIGHBOURS.values()]
+    assert len(set(labels)) == len(labels) and all(name == row.name for name, row in NEIGHBOURS.items())
+
+
+def test_a_guide_goes_around_any_optimizer():
+    """Frozen by its guide, a network stays where it is, even under a learned optimizer."""
+    model, (task,) = conv4(3, 4, generator=rng(0)), episodes(1, dtype=torch.float32)
     frozen = Guide({name: torch.zeros_like(p) for name, p in model.named_parameters()})
-    for name, method in prepared.items():
-        assert method.passes > 0 and method.seconds > 0
-        assert accuracies(method, test).shape == (2,)
-        assert same(method.model, model) == (name == "learned_optimizer"), name
-        guided = replace(method, adapt=partial(tune, optimizer=lambda m: Guided(sgd(m), m, frozen)))
-        assert same(guided.adapt(guided.model, *labelled(test[0].support)), method.model)
-    rule = prepared["learned_optimizer"].adapt.keywords["optimizer"](model).rule
-    guided_rule = lambda m: Guided(LearnedOptimizer(m.parameters(), rule), m, frozen)  # noqa: E731
-    assert same(fine_tune(model, *labelled(test[0].support), optimizer=guided_rule, epochs=2), model)
+    rule = StepRule(generator=rng(0))
+    for make in (sgd, lambda m: LearnedOptimizer(m.parameters(), rule)):
+        guided = lambda m, make=make: Guided(make(m), m, frozen)  # noqa: E731
+        assert same(fine_tune(model, *labelled(task.support), optimizer=guided, epochs=2), model)
+        assert not same(fine_tune(model, *labelled(task.support), optimizer=make, epochs=2), model)

@@ -1,6 +1,5 @@
 import copy
-from dataclasses import replace
-from functools import partial
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -9,33 +8,32 @@ from sklearn.svm import LinearSVC
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from gtl_core import Guide, Guided
-from experiments.baselines.backbones import pooled_conv4
 from experiments.baselines.continual import EWC, L2SP, Anchor, Memory, Replay, SynapticIntelligence, fisher, follow
-from experiments.baselines.few_shot import Episodes, Prepared, accuracies, measured
+from experiments.baselines.few_shot import Episodes, Prepared, Start, measured
 from experiments.baselines.transfer import (
+    FineTuning,
+    ProbeThenFineTuning,
     classify_features,
-    fine_tune,
-    layers,
+    layerwise,
     layerwise_rates,
     nearest_mean,
-    probe_then_fine_tune,
 )
 from experiments.data import load
-from experiments.e03_forgetting import run as forgetting
-from experiments.models import conv4
-from gtl_core._engine.stacked import stack, stack_guide, stacked_cross_entropy
 from experiments.data.splits import split_classes
-from gtl_core.tasks import labelled, rng
+from experiments.models import conv4, pooled_conv4
+from gtl_core import Guide, Guided
+from gtl_core._engine.stacked import stack, stack_guide, stacked_cross_entropy
+from gtl_core.tasks import arrivals_of, labelled, rng
 from gtl_core.training import fit
+from tests.reference import fine_tune
 
 
 def sgd(model, lr=0.1, **options):
     return torch.optim.SGD(model.parameters(), lr=lr, **options)
 
 
-def task(n_way=5, n_shot=2):
-    return labelled(torch.rand(n_way, n_shot, 1, 28, 28, generator=rng(1)))
+def task(n_way=5, n_shot=2, seed=1):
+    return labelled(torch.rand(n_way, n_shot, 1, 28, 28, generator=rng(seed)))
 
 
 def points() -> nn.Sequential:
@@ -48,20 +46,54 @@ def points() -> nn.Sequential:
 # --- transfer -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_frozen", range(5))
-def test_exactly_the_first_layers_are_frozen(n_frozen):
-    model = conv4(5, 8, generator=rng(0))
+class Settings(NamedTuple):
+    epochs: int
+
+
+def learned(adapt, model, tasks, epochs=2, rate=0.1, displacement=None):
+    """The predictions of ``adapt`` for two tasks side by side, on queries of their own."""
+    support, labels = torch.stack([inputs for inputs, _ in tasks], 1), tasks[0][1][:, None]
+    queries = torch.rand(7, len(tasks), 1, 28, 28, generator=rng(3))
+    predict = adapt(Start(model, displacement=displacement), support, labels, rate, Settings(epochs))
+    return queries, predict(queries)
+
+
+TUNED = {
+    **{f"the first {k} layers frozen": (FineTuning(n_frozen=k), {"optimizer": sgd, "n_frozen": k}) for k in range(5)},
+    "L2-SP": (FineTuning(penalty=lambda m: L2SP(m, 0.5).penalty), {"penalty": lambda m: L2SP(m, 0.5).penalty}),
+    "layer-wise": (FineTuning(layerwise), {"optimizer": lambda m: torch.optim.SGD(layerwise_rates(m, 0.1))}),
+}
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_side_by_side_is_one_by_one(name):
+    adapt, alone = TUNED[name]
+    model, tasks = conv4(5, 8, generator=rng(0)), [task(seed=i) for i in (1, 2)]
     before = copy.deepcopy(model)
-    after = fine_tune(model, *task(), optimizer=sgd, epochs=2, n_frozen=n_frozen)
-    for i, pair in enumerate(zip(layers(before), layers(after), strict=True)):
-        same = [torch.equal(p, q) for p, q in zip(*pair, strict=True)]
-        assert all(same) if i < n_frozen else not any(same)
+    queries, together = learned(adapt, model, tasks)
+    for s, one in enumerate(tasks):
+        expected = fine_tune(model, *one, **{"optimizer": sgd, "epochs": 2} | alone)(queries[:, s])
+        torch.testing.assert_close(together[:, s], expected, rtol=1e-4, atol=1e-5)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before.parameters(), strict=True))
 
 
-def test_freezing_everything_is_refused():
-    with pytest.raises(ValueError, match="n_frozen = 5: must be from 0 to 4"):
-        fine_tune(conv4(5, 8, generator=rng(0)), *task(), optimizer=sgd, epochs=1, n_frozen=5)
+def test_probe_then_fine_tune_is_its_two_halves():
+    model, tasks = conv4(5, 8, generator=rng(0)), [task(seed=i) for i in (1, 2)]
+    queries, together = learned(ProbeThenFineTuning(), model, tasks, epochs=5)
+    for s, one in enumerate(tasks):
+        half = fine_tune(model, *one, optimizer=sgd, epochs=2, n_frozen=4)
+        whole = fine_tune(half.requires_grad_(), *one, optimizer=sgd, epochs=3)
+        torch.testing.assert_close(together[:, s], whole(queries[:, s]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_guided_adaptation_steps_by_its_guide():
+    model, tasks = conv4(5, 8, generator=rng(0)), [task(seed=i) for i in (1, 2)]
+    guide = Guide({n: torch.rand(p.shape, generator=rng(9)) for n, p in model.named_parameters()})
+    queries, together = learned(FineTuning(guide=lambda displacement: displacement), model, tasks, displacement=guide)
+    guided = lambda m: Guided(sgd(m), m, guide)  # noqa: E731
+    for s, one in enumerate(tasks):
+        expected = fine_tune(model, *one, optimizer=guided, epochs=2)(queries[:, s])
+        torch.testing.assert_close(together[:, s], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_nearest_mean_by_hand():
@@ -79,42 +111,25 @@ def test_separable_features_are_separated(classifier):
     assert not hasattr(classifier, "coef_")  # the caller's is left unfitted
 
 
-def test_probe_then_fine_tune_is_its_two_halves():
-    model, data = conv4(5, 8, generator=rng(0)), task()
-    probe = partial(sgd, lr=0.5)
-    together = probe_then_fine_tune(model, *data, probe=probe, optimizer=sgd, epochs=5)
-    half = fine_tune(model, *data, optimizer=probe, epochs=2, n_frozen=4)
-    whole = fine_tune(half, *data, optimizer=sgd, epochs=3)
-    assert all(torch.equal(p, q) for p, q in zip(together.parameters(), whole.parameters(), strict=True))
-
-
 def test_rates_decay_layer_by_layer_towards_the_input():
     model = conv4(5, 8, generator=rng(0))
     groups = layerwise_rates(model, 1.0, decay=2.0)
     assert [group["lr"] for group in groups] == [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16]
     assert groups[0]["params"] == [model.head.weight, model.head.bias]
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
-    fine_tune(model, *task(), optimizer=lambda m: torch.optim.SGD(layerwise_rates(m, 0.1)), epochs=1)
 
 
-def test_everything_fits_the_same_episodes_and_guides_compose():
+def test_episodes_are_the_same_for_all_who_ask():
     dataset = load("glyphs")
     episodes = Episodes(dataset, split_classes(dataset, 0)["test"], 5, 1, 5, n=2, seed=0, purpose="test")
     assert len(list(episodes)) == 2 and torch.equal(episodes[1].support, episodes[1].support)
-    model = conv4(5, 8, generator=rng(0))
-    guide = Guide({name: torch.full_like(p, 0.5) for name, p in model.named_parameters()})
-    adaptations = [
-        nearest_mean,
-        partial(fine_tune, optimizer=lambda m: Guided(sgd(m), m, guide), epochs=2, memory=partial(L2SP, strength=0.1)),
-        partial(classify_features, classifier=LogisticRegression()),
-    ]
-    ready = measured(lambda model: Prepared(model, nearest_mean))(model)
-    assert ready.seconds > 0
-    for adapt in adaptations:
-        assert accuracies(replace(ready, adapt=adapt), episodes).shape == (2,)
-    frozen = Guide({name: torch.zeros_like(p) for name, p in model.named_parameters()})
-    kept = fine_tune(model, *task(), optimizer=lambda m: Guided(sgd(m), m, frozen), epochs=2)
-    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), kept.parameters(), strict=True))
+    assert not torch.equal(episodes[0].support, episodes[1].support)
+    with pytest.raises(IndexError):
+        episodes[2]
+
+
+def test_a_preparation_is_timed():
+    assert measured(lambda model: Prepared(model))(points()).seconds > 0
 
 
 def test_the_network_of_the_literature_stacks():
@@ -131,15 +146,18 @@ def test_the_network_of_the_literature_stacks():
 
 def arrivals(n_way=3, n_rounds=2, size=None):
     support = torch.rand(n_way, 1 + n_rounds, size or 1, 1, 28, 28, generator=rng(5))
-    for inputs, labels in forgetting.arrivals_of(support, "single", rng(0)):
+    for inputs, labels in arrivals_of(support, "single", rng(0)):
         yield (inputs, labels) if size else (inputs[:, 0], labels[:, 0])
 
 
-def test_without_a_memory_it_is_the_forgetting_experiment():
-    models = [stack([conv4(3, 8, generator=rng(i)) for i in range(2)]) for _ in range(2)]
-    steps = list(forgetting.follow(models[0], sgd(models[0]), list(arrivals(size=2)), 3, 2))
-    assert steps == list(follow(models[1], sgd(models[1]), arrivals(size=2), Memory(), first_epochs=3, epochs=2))
-    assert all(torch.equal(p, q) for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True))
+def test_without_a_memory_each_arrival_is_trained_on_and_forgotten():
+    followed, expected = (conv4(3, 8, generator=rng(0)) for _ in range(2))
+    optimizer = sgd(expected)
+    options = {"first_epochs": 3, "epochs": 2, "loss": cross_entropy}
+    for i in follow(followed, sgd(followed), arrivals(), **options):
+        fit(expected, *list(arrivals())[i], optimizer, epochs=2 if i else 3)
+        assert all(torch.equal(p, q) for p, q in zip(followed.parameters(), expected.parameters(), strict=True))
+    assert i == 6  # three classes at once, then two rounds of three
 
 
 def test_fisher_information_of_logistic_regression():
@@ -181,7 +199,8 @@ def test_the_stronger_l2_sp_the_nearer_the_body_stays():
     model = conv4(3, 8, generator=rng(0))
 
     def distance(strength: float) -> float:
-        tuned = fine_tune(model, *task(3), optimizer=sgd, epochs=10, memory=partial(L2SP, strength=strength))
+        spring = lambda m: L2SP(m, strength).penalty  # noqa: E731
+        tuned = fine_tune(model, *task(3), optimizer=sgd, epochs=10, penalty=spring)
         pairs = zip(tuned.body.parameters(), model.body.parameters(), strict=True)
         return sum(((p - q) ** 2).sum().item() for p, q in pairs)
 
