@@ -49,7 +49,7 @@ class Learning:
     train: ``train(model, episodes, step) -> Prepared``, which leaves ``model`` untouched. passes: ``passes(step)`` of
     training on one episode. shape: ``shape(step)``, n_way, n_shot and n_query of an episode. own_heads: every task has
     a head of its own, which is thrown away afterwards; so the same ``step.n_tasks`` tasks are gone through again and
-    again, and ``passes`` are those of one epoch.
+    again, and ``passes`` are those of one epoch. once: one episode is all, whatever the budget.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Learning:
     passes: Callable[[Any], int]
     shape: Callable[[Any], tuple[int, int, int]] = lambda step: (step.n_way, step.n_shot, step.n_query)
     own_heads: bool = False
+    once: bool = False
 
 
 def measured(prepare: Callable[..., Prepared]) -> Callable[..., Prepared]:

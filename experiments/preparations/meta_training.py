@@ -76,7 +76,7 @@ class MetaTraining(Step):
         split = split_classes(dataset, seed)
         classes = torch.cat([split["pretraining"], split["scouting"]])
         learning = LEARNING[self.method]
-        n = self.n_tasks if learning.own_heads else self.passes // self.passes_per_episode()
+        n = self.n_tasks if learning.own_heads else self._repeats()
         settings = (dataset, classes, *learning.shape(self), n, seed, "meta-training")
         return Augmented(*settings, strength=self.pretraining.augmentation)
 
@@ -86,7 +86,10 @@ class MetaTraining(Step):
 
     def cost(self) -> int:
         # The learned optimizer's own work counts in full, as in the budget.
-        return self.passes // self.passes_per_episode() * self.passes_per_episode()
+        return self._repeats() * self.passes_per_episode()
+
+    def _repeats(self) -> int:
+        return 1 if LEARNING[self.method].once else self.passes // self.passes_per_episode()
 
     def train(self, body: Body | None) -> Prepared:
         """From a pretrained ``body``, or from a random network. Raises ParameterError if the budget is too small."""

@@ -43,11 +43,11 @@ class Pretraining(Step):
     augmentation: Annotated[float, Field(ge=0)] = 0.1  # see `random_affine`
 
     def cost(self) -> int:
-        return TRAINING * self.epochs * self._images().shape[:2].numel()
+        return TRAINING * self.epochs * self.images().shape[:2].numel()
 
     def train(self) -> tuple[nn.Sequential, float]:
         """The network with a head for the pretraining classes, and its accuracy there on held-out drawers."""
-        images, held_out = to_float(self._images()), to_float(self._images(held_out=True))
+        images, held_out = to_float(self.images()), to_float(self.images(held_out=True))
         model = conv4(len(images), self.channels, generator=rng(self.seed, "network"))
         fit(
             model,
@@ -69,7 +69,8 @@ class Pretraining(Step):
         """As `make` wrote it."""
         return read_safetensors(self.path(folder))[0]
 
-    def _images(self, held_out: bool = False) -> Tensor:
+    def images(self, held_out: bool = False) -> Tensor:
+        """Of the pretraining classes, as stored: [n_classes, n_drawers, ...], those it trains on or the other ones."""
         dataset = load(self.dataset)
         drawers = slice(None, HELD_OUT_DRAWERS) if held_out else slice(HELD_OUT_DRAWERS, None)
         return dataset.examples[split_classes(dataset, self.seed)["pretraining"], drawers]
