@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.baselines.compare import Relation, attention, matching, prototypes, prototypical, relation
+from experiments.baselines.compare import Relation, attention, prototypes
 from experiments.baselines.domain import DANN, Reversal, coral, no_alignment, pretrain_across
 from experiments.baselines.few_shot import Episodes, Start, side_by_side
 from experiments.baselines.learned_optimizer import (
@@ -27,6 +27,8 @@ from experiments.data import load
 from experiments.data.splits import split_classes
 from experiments.models import conv4, new_head, pooled_conv4
 from experiments.neighbours import NEIGHBOURS
+from experiments.preparations.meta_training import MetaTraining
+from experiments.preparations.pretraining import Pretraining
 from gtl_core import Guide, Guided, Recipe, scout
 from gtl_core._engine.stacked import stack
 from gtl_core.tasks import Episode, labelled, rng
@@ -355,17 +357,12 @@ class Settings(NamedTuple):
     backbone: str = "conv4"
 
 
-def prepared_by(name, model, train):
-    """The zero point that a row starts from, prepared on a few episodes."""
-    learn = {
-        "maml": maml, "fomaml": fomaml, "anil": anil, "meta_sgd": meta_sgd, "prototypical": prototypical,
-        "matching": matching, "relation": partial(relation, generator=rng(0)),
-        "reptile": partial(reptile, optimizer=sgd),
-        "learned_optimizer": partial(learn_optimizer, rule=StepRule(generator=rng(0)), n_steps=2),
-        "hard_sharing": partial(hard_sharing, epochs=2, generator=rng(0)),
-        "soft_sharing": partial(soft_sharing, epochs=1, strength=0.1),
-    }  # fmt: skip
-    return learn[name](model, train)
+def step(method) -> MetaTraining:
+    """What a preparation reads its settings from; the budget is two epochs of multi-task learning."""
+    return MetaTraining(
+        pretraining=Pretraining(dataset="glyphs", seed=0, channels=4, epochs=0), method=method, n_way=5, head="zero",
+        n_shot=1, n_query=3, n_tasks=4, task_n_shot=1, passes=120, learning_rate=1e-3, inner_rate=0.1, inner_steps=1,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NEIGHBOURS)
@@ -378,9 +375,9 @@ def test_every_row_learns_tasks_side_by_side(name):
     model = conv4(5, 4, generator=rng(0))
     before, start = copy.deepcopy(model), Start(model)
     if row.prepare:
-        prepared = prepared_by(row.prepare.name, model, train)
+        prepared = row.prepare.train(model, train, step(row.prepare.name))
         assert prepared.passes > 0 and prepared.seconds > 0
-        assert same(prepared.model, model) == (name == "learned_optimizer")
+        assert same(prepared.model, model) == (name in ("simple_shot", "learned_optimizer"))
         start = Start(prepared.model, prepared.extra)
     if row.guide:
         displacement = scout(start.model, [labelled(e.support) for e in train], Recipe(0.1, 2))
