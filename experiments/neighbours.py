@@ -32,7 +32,7 @@ from experiments.methods import (
     Method,
     table,
 )
-from gtl_core.tasks import Episode, rng
+from gtl_core.tasks import Episode, rng, to_float
 
 MULTI_TASK = Family("multi-task", "#A6761D")
 META_LEARNING = Family("meta-learning", "#000000")
@@ -108,6 +108,10 @@ def _learn_rule(model: nn.Sequential, episodes: Sequence[Episode], s: Any) -> Pr
     return learned_optimizer.learn_optimizer(model, episodes, rule, **options)
 
 
+def _base_mean(model: nn.Sequential, episodes: Sequence[Episode], s: Any) -> Prepared:
+    return transfer.base_mean(model, to_float(s.pretraining.images()).flatten(0, 1))
+
+
 def _more_ways(s: Any) -> int:
     """More classes than a task will have help (Snell et al. 2017)."""
     return max(COMPARE_WAYS, s.n_way)
@@ -126,6 +130,7 @@ RULE = Learning(
     _learn_rule,
     lambda s: OPTIMIZER_SHARE * TRAINING * OPTIMIZER_STEPS * s.n_way * (s.n_shot + s.n_query),
 )
+BASE_MEAN = Learning("simple_shot", _base_mean, lambda s: FORWARD * s.pretraining.images().shape[:2].numel(), once=True)
 # Not more ways for the squared error of relation networks: with 19 wrong pairs for a right one, it learns to say no.
 RELATION = _comparing("relation", compare.relation, attrgetter("n_way"), seeded=True)
 
@@ -150,6 +155,10 @@ def one_by_one(adapt: Adapt) -> Adapt:
 
 def _nearest_mean(start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
     return transfer.nearest_mean(start.model, inputs, labels)
+
+
+def _simple_shot(start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
+    return transfer.simple_shot(start.model, inputs, labels, start.extra["mean"])
 
 
 def _logistic(start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
@@ -233,6 +242,7 @@ NEIGHBOURS = table(
         _tuned(Method("freeze_2", "2 layers frozen", FINE_TUNING), FineTuning(n_frozen=2)),
         _tuned(Method("freeze_3", "3 layers frozen", FINE_TUNING), FineTuning(n_frozen=3)),
         _tuned(FROZEN, FineTuning(n_frozen=4)),
+        _untrained("simple_shot", "SimpleShot", FEATURES, one_by_one(_simple_shot), prepare=BASE_MEAN),
         _tuned(Method("lp_ft", "LP-FT", FINE_TUNING), ProbeThenFineTuning()),
         _tuned(Method("l2_sp", "L2-SP", FINE_TUNING), FineTuning(penalty=_l2_sp)),
         _tuned(Method("layerwise", "layer-wise rates", FINE_TUNING), FineTuning(transfer.layerwise)),

@@ -13,11 +13,14 @@ from experiments.baselines.few_shot import Episodes, Prepared, Start, measured
 from experiments.baselines.transfer import (
     FineTuning,
     ProbeThenFineTuning,
+    base_mean,
     classify_features,
     layerwise,
     layerwise_rates,
     nearest_mean,
+    simple_shot,
 )
+from experiments.costs import FORWARD
 from experiments.data import load
 from experiments.data.splits import split_classes
 from experiments.models import conv4, pooled_conv4
@@ -100,6 +103,16 @@ def test_nearest_mean_by_hand():
     inputs, labels = torch.tensor([[0.0, 0], [0, 2], [4, 0], [4, 2]]), torch.tensor([0, 0, 1, 1])
     predict = nearest_mean(points(), inputs, labels)  # the means are (0, 1) and (4, 1)
     torch.testing.assert_close(predict(torch.tensor([[1.0, 1], [4, 4]])), torch.tensor([[-1.0, -3], [-5, -3]]))
+
+
+def test_simple_shot_by_hand():
+    """Less the mean and at length 1, the support is (1, 0), (0, 1) and (-1, 0), the query (0, 1)."""
+    model = points()
+    base = base_mean(model, torch.tensor([[0.0, 0], [2, 2]]))
+    assert base.model is model and base.passes == 2 * FORWARD and base.extra["mean"].tolist() == [1, 1]
+    inputs, labels = torch.tensor([[4.0, 1], [1, 3], [0, 1]]), torch.tensor([0, 0, 1])
+    predict = simple_shot(model, inputs, labels, base.extra["mean"])  # the class means are (1/2, 1/2) and (-1, 0)
+    torch.testing.assert_close(predict(torch.tensor([[1.0, 5]])), -torch.tensor([[0.5, 2]]).sqrt())
 
 
 @pytest.mark.parametrize("classifier", [LogisticRegression(C=10), LinearSVC()])

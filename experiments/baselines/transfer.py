@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from experiments.baselines.few_shot import Predictor, Start
+from experiments.baselines.few_shot import Predictor, Prepared, Start, measured
 from experiments.costs import FORWARD, TRAINING, shares
 from gtl_core._engine.stacked import stack, stack_guide, stacked_cross_entropy
 from gtl_core.guide import Displacement, Guide
@@ -106,15 +106,32 @@ def _train(
     return lambda queries: model(fixed(queries))
 
 
-def nearest_mean(model: nn.Module, inputs: Tensor, labels: Tensor) -> Predictor:
+def nearest_mean(
+    model: nn.Module, inputs: Tensor, labels: Tensor, transform: Callable[[Tensor], Tensor] = lambda features: features
+) -> Predictor:
     """The network as it is: a query belongs to the class whose mean features are nearest. Nothing is trained.
 
-    Source: Mensink et al. 2013.
+    transform: of features, before anything else. Source: Mensink et al. 2013.
     """
     with torch.no_grad():
-        features = model.eval().body(inputs)
+        features = transform(model.eval().body(inputs))
         means = torch.stack([features[labels == c].mean(0) for c in labels.unique()])
-    return lambda queries: -torch.cdist(model.body(queries), means)
+    return lambda queries: -torch.cdist(transform(model.body(queries)), means)
+
+
+@measured
+def base_mean(model: nn.Module, images: Tensor) -> Prepared:
+    """The network as it is, and the mean of its features of ``images`` [N, ...], those of the base classes."""
+    with torch.no_grad():
+        return Prepared(model, FORWARD * len(images), {"mean": model.eval().body(images).mean(0)})
+
+
+def simple_shot(model: nn.Module, inputs: Tensor, labels: Tensor, mean: Tensor) -> Predictor:
+    """Nearest class mean of features less their ``mean`` over the base classes, at length 1 (CL2N).
+
+    Source: Wang, Chao, Weinberger, van der Maaten 2019 (SimpleShot, section 2).
+    """
+    return nearest_mean(model, inputs, labels, lambda features: nn.functional.normalize(features - mean))
 
 
 def classify_features(
