@@ -7,25 +7,27 @@ import pytest
 import torch
 from torch import nn
 
+from experiments import records
+from experiments.baselines.continual import follow
 from experiments.catalogue import EXPERIMENTS
-from experiments.e03_forgetting.run import (
-    Course,
-    ForgettingParameters,
-    Variant,
-    arrivals_of,
-    follow,
-    measures,
-    run,
-    verdicts,
-)
-from experiments.images import network, start
-from experiments.parameters import ParameterError
-from experiments.preparations.pretraining import Pretraining, Scouting, displacements, from_json
-from gtl_core.guide import Displacement
+from experiments.data import load
+from experiments.data.splits import split_classes
+from experiments.e03_forgetting.figures import EXPERIMENT
+from experiments.e03_forgetting.run import ForgettingParameters, Variant, end_measures, measures, run, verdicts
+from experiments.images import start, zero_point_of
+from experiments.methods import BASIC, FROZEN
 from experiments.models import conv4, new_head
+from experiments.parameters import ParameterError
+from experiments.preparations.pretraining import HELD_OUT_DRAWERS, Pretraining
+from experiments.preparations.scouting import Scouting
+from experiments.preparations.steps import from_command
+from experiments.statistics import at_chosen_rates, difference
+from experiments.streams import Course, first_and_last
+from experiments.style import save
 from gtl_core._engine.stacked import stack, stacked_cross_entropy
-from gtl_core.tasks import rng
-from gtl_core.training import fit
+from gtl_core.guide import Displacement
+from gtl_core.tasks import arrivals_of, labelled, rng, to_float
+from gtl_core.training import accuracy, fit
 
 SMALL = dict(
     dataset="glyphs", seed=0, n_seeds=2, n_streams=2, n_tuning_streams=1, n_way=3, n_rounds=3, n_query=4,
@@ -89,7 +91,7 @@ def test_equal_parameters_share_a_key_and_others_do_not():
         len({p.key for p in (one, Pretraining(dataset="glyphs", seed=1), Pretraining(dataset="omniglot", seed=0))}) == 3
     )
     scouting = ForgettingParameters.parse(SMALL).preparations()[0]
-    assert from_json(scouting.canonical()) == scouting and from_json(one.canonical()) == one
+    assert from_command(scouting.command()) == scouting and from_command(one.command()) == one
 
 
 def test_notebooks_with_the_same_network_share_its_preparation():
@@ -127,9 +129,9 @@ def test_shuffled_streams_have_orders_of_their_own_and_labels_that_fit():
 def test_measures_of_forgetting_by_hand():
     """Two classes, four steps. Class 0 had its last example at step 1, where it was at 0.9; class 1 at step 3."""
     by_class = np.array([[[0.5, 0.5], [0.9, 0.2], [0.7, 0.4], [0.3, 0.8]]])
-    course = Course(by_class, taught=np.array([[1, 3]]), seen=np.array([2, 3, 4, 5]))
-    assert course.measures()["backward_transfer"] == pytest.approx((0.3 - 0.9 + 0.0) / 2)
-    assert course.measures()["forgetting"] == pytest.approx((0.9 - 0.3 + 0.0) / 2)
+    course = Course(by_class, seen=np.array([2, 3, 4, 5]), taught=np.array([[1, 3]]), seconds=0.0)
+    assert end_measures(course)["backward_transfer"] == pytest.approx((0.3 - 0.9 + 0.0) / 2)
+    assert end_measures(course)["forgetting"] == pytest.approx((0.9 - 0.3 + 0.0) / 2)
 
 
 def test_following_a_stream_takes_the_epochs_it_says():
@@ -157,6 +159,10 @@ def small():
     return run(ForgettingParameters.parse(SMALL))
 
 
+def rows_of(frame, condition):
+    return frame[(frame[["zero_point", "head", "stream", "epochs"]] == condition).all(axis=1)]
+
+
 def test_the_experiment_is_complete_and_paired(small):
     test = small[small["metric"] == "accuracy"]
     assert set(test["method"]) == {"scratch", "frozen", "plain", "guided_tensor", "guided_network"}
@@ -173,7 +179,12 @@ def test_the_experiment_is_complete_and_paired(small):
     # The same budget for every method: each rate on each seed.
     assert set(tuning.groupby(["metric", *Variant._fields]).size()) == {4}
     table = verdicts(small)
-    assert ((table["low"] <= table["mean"] + 1e-9) & (table["mean"] <= table["high"] + 1e-9)).all()
+    first, last = first_and_last(at_chosen_rates(rows_of(small, conditions[0]), "same").query("metric == 'accuracy'"))
+    row = table[(table["tuned_on"] == "same") & (table["comparison"] == "guided - plain")].iloc[0]
+    expected = difference(last["guided_network"], last["plain"])
+    assert {name: row[name] for name in expected} == expected
+    gained = table[(table["tuned_on"] == "same") & (table["comparison"] == "plain: last - first")].iloc[0]
+    assert gained["mean"] == pytest.approx(last["plain"]["value"].mean() - first["plain"]["value"].mean())
     assert set(table["n"]) == {"2 seeds x 2 tasks"}
     nothing_to_forget = measures(small, "same").set_index("stream").loc["per_class", "backward_transfer"]
     assert set(nothing_to_forget) == {"0.000 [0.000, 0.000]"}
@@ -182,12 +193,12 @@ def test_the_experiment_is_complete_and_paired(small):
 def test_frozen_features_computed_once_are_those_of_a_frozen_body():
     displacement = Displacement(conv4(3, 8, generator=rng(0)))
     images, labels = torch.rand(6, 2, 1, 28, 28, generator=rng(1)), torch.arange(6)[:, None] % 3
-    see, model, optimizer = start(displacement, "frozen", 0.1, 2)
-    fit(model, see(images), labels, optimizer, epochs=5, loss=stacked_cross_entropy)
-    whole = network(displacement)
+    view, model, optimizer = start(displacement, FROZEN, 0.1, 2)
+    fit(model, view(images), labels, optimizer, epochs=5, loss=stacked_cross_entropy)
+    whole = zero_point_of(displacement)
     whole.body.requires_grad_(False)
     fit(whole, images[:, 1], labels[:, 0], torch.optim.SGD(whole.parameters(), lr=0.1), epochs=5)
-    torch.testing.assert_close(model(see(images))[:, 1], whole(images[:, 1]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(view(images))[:, 1], whole(images[:, 1]), rtol=1e-4, atol=1e-5)
 
 
 def test_the_experiment_does_not_depend_on_the_number_of_workers(small):
@@ -212,30 +223,42 @@ def test_another_seed_changes_the_numbers(small):
 def test_prepared_files_are_used_and_missing_ones_are_named(tmp_path):
     parameters = ForgettingParameters.parse(SMALL | {"n_seeds": 1, "heads": ["zero"], "zero_points": ["pretrained"]})
     scoutings = parameters.preparations()
-    with pytest.raises(ParameterError, match="1 of 1 displacements for these parameters are not there"):
-        displacements(scoutings, str(tmp_path), 1)
+    with pytest.raises(ParameterError, match="1 of 1 preparations for these parameters are not there"):
+        parameters.model_copy(update={"prepared": str(tmp_path)}).displacements()
     for step in (scoutings[0].pretraining, scoutings[0]):
         step.make(tmp_path)
-    (read,) = displacements(scoutings, str(tmp_path), 1)
-    (made,) = displacements(scoutings, "", 1)
-    assert all(torch.equal(read.mean_square[n], made.mean_square[n]) for n in made.zero_point)
-    guide = made.guide()
+    (read,) = parameters.model_copy(update={"prepared": str(tmp_path)}).displacements().values()
+    (made_now,) = parameters.displacements().values()
+    assert all(torch.equal(read.mean_square[n], made_now.mean_square[n]) for n in made_now.zero_point)
+    guide = made_now.guide()
     assert all(guide[n].any() for n in guide if n.startswith("body"))  # scouts moved every layer
 
 
 def test_scouts_start_from_the_pretrained_body_and_the_named_head():
     pretraining = Pretraining(dataset="glyphs", seed=0, channels=8, epochs=1)
     model, held_out = pretraining.train()
-    assert 0 < held_out < 1
+    classes = split_classes(load("glyphs"), 0)["pretraining"]
+    queries = to_float(load("glyphs").examples[classes, :HELD_OUT_DRAWERS])
+    assert held_out == accuracy(model, *labelled(queries)).item()
     scouting = Scouting(
         pretraining=pretraining, n_way=5, head="zero", n_scouts=1, n_shot=1, epochs=1, learning_rate=0.1
     )
-    start = scouting.zero_point(dict(model.body.named_parameters()))
-    assert all(torch.equal(p, q) for p, q in zip(start.body.parameters(), model.body.parameters(), strict=True))
-    assert not start.head.weight.any() and start.head.out_features == 5
+    point = scouting.zero_point(dict(model.body.named_parameters()))
+    assert all(torch.equal(p, q) for p, q in zip(point.body.parameters(), model.body.parameters(), strict=True))
+    assert not point.head.weight.any() and point.head.out_features == 5
 
 
 def test_every_notebook_has_its_experiment():
-    from experiments.records import ROOT
+    assert {path.stem for path in (records.ROOT / "notebooks").glob("*.ipynb")} == set(EXPERIMENTS)
 
-    assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} == set(EXPERIMENTS)
+
+@pytest.mark.parametrize("stem", EXPERIMENT.figures)
+def test_every_figure_of_03_names_its_methods(small, stem, tmp_path):
+    records.write(str(tmp_path), "forgetting", small, {})
+    figure = EXPERIMENT.figures[stem](records.read(tmp_path, "forgetting"))
+    save(figure, tmp_path / f"{stem}.png")
+    texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    texts += [text.get_text() for axis in figure.axes if axis.get_legend() for text in axis.get_legend().get_texts()]
+    texts += [axis.get_title() for axis in figure.axes]
+    assert any(BASIC["guided_network"].label in text for text in texts)
+    assert any(BASIC["plain"].label in text for text in texts)

@@ -1,8 +1,6 @@
 """The comparisons with neighbours: parts by hand, and each experiment as a whole in small."""
 
 import re
-from functools import partial
-from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -10,20 +8,23 @@ import pytest
 import torch
 
 from experiments import records
-from experiments.baselines import transfer
-from experiments.baselines.few_shot import FORWARD, TRAINING
-from experiments.data import load
+from experiments.costs import FORWARD, TRAINING, shares
+from experiments.e06_few_shot_neighbours import figures as few_shot_figures
 from experiments.e06_few_shot_neighbours import run as few_shot_neighbours
+from experiments.e06_few_shot_neighbours.run import FewShotNeighboursParameters, Variant
+from experiments.e07_forgetting_neighbours import figures as stream_figures
 from experiments.e07_forgetting_neighbours import run as forgetting_neighbours
-from experiments.preparations import neighbours
-from experiments.preparations import pretraining as preparations
-from experiments.e06_few_shot_neighbours.run import FewShotNeighboursParameters, Start, Variant, adapt, shares
-from experiments.e07_forgetting_neighbours.run import ForgettingNeighboursParameters, stored
-from experiments.preparations.neighbours import META_METHODS, MetaTraining
-from experiments.parameters import ParameterError
-from experiments.preparations.pretraining import Pretraining
+from experiments.e07_forgetting_neighbours.run import ForgettingNeighboursParameters
 from experiments.models import conv4
-from gtl_core.tasks import labelled, rng, sample_episode
+from experiments.neighbours import LEARNING, NEIGHBOURS, OPTIMIZER_SHARE
+from experiments.parameters import ParameterError
+from experiments.preparations.meta_training import MetaTraining
+from experiments.preparations.pretraining import Pretraining
+from experiments.preparations.steps import from_command
+from experiments.statistics import best_settings
+from experiments.stream_methods import METHODS, ranking
+from experiments.style import save
+from gtl_core.tasks import rng
 
 SHARED = dict(
     dataset="glyphs", seed=0, n_seeds=2, n_query=4, heads=["zero"], learning_rates=[0.01, 0.1], channels=8,
@@ -31,13 +32,13 @@ SHARED = dict(
     results="", prepared="", workers=1,
 )  # fmt: skip
 FEW_SHOT = SHARED | dict(
-    tasks=["3-way 1-shot", "4-way 2-shot"], methods=list(few_shot_neighbours.METHODS),
+    tasks=["3-way 1-shot", "4-way 2-shot"], methods=list(NEIGHBOURS),
     other_methods=["plain", "guided_network"], random_starts=["maml"], n_episodes=10, n_other_episodes=10,
     n_tuning_episodes=2, n_other_tuning_episodes=1, epochs=2, backbone="conv4", passes=3000,
     preparation_factors=[1.0], preparation_rate=1e-3, inner_rate=0.1, inner_steps=1, test_steps=2, n_seeds=1,
 )  # fmt: skip
 FORGETTING = SHARED | dict(
-    methods=list(get_args(forgetting_neighbours.Method)), strengths=[0.3, 3.0], capacity=3, n_streams=2,
+    methods=list(METHODS), strengths=[0.3, 3.0], capacity=3, n_streams=2,
     n_tuning_streams=1, n_way=3, n_rounds=2, first_epochs=3, epochs=2, stream="single",
 )  # fmt: skip
 
@@ -46,7 +47,7 @@ FORGETTING = SHARED | dict(
     ("kind", "values", "wrong", "message"),
     [
         (FewShotNeighboursParameters, FEW_SHOT, {"methods": ["protonet"]}, "'protonet': must be among scratch, "),
-        (FewShotNeighboursParameters, FEW_SHOT, {"random_starts": ["plain"]}, "'plain': must be among hard_sharing, "),
+        (FewShotNeighboursParameters, FEW_SHOT, {"random_starts": ["plain"]}, "'plain': must be among simple_shot, "),
         (FewShotNeighboursParameters, FEW_SHOT, {"tasks": ["5-way 18-shot"]}, "at most 2 in a 5-way 18-shot task"),
         (FewShotNeighboursParameters, FEW_SHOT, {"backbone": "pooled_conv4"}, "starts from a pretrained conv4"),
         (FewShotNeighboursParameters, FEW_SHOT, {"heads": ["zero", "random"]}, "heads"),
@@ -62,25 +63,25 @@ def test_wrong_parameters_are_refused_in_one_line(kind, values, wrong, message):
 def training(method: str, **changes) -> MetaTraining:
     values = dict(
         pretraining=Pretraining(dataset="glyphs", seed=0, channels=8, epochs=0), method=method, n_way=3, head="zero",
-        n_shot=1, n_query=2, n_tasks=2, task_n_shot=3, passes=2500, learning_rate=1e-3, inner_rate=0.1, inner_steps=1,
+        n_shot=1, n_query=2, n_tasks=2, task_n_shot=3, passes=3000, learning_rate=1e-3, inner_rate=0.1, inner_steps=1,
     )  # fmt: skip
     return MetaTraining(**(values | changes))
 
 
-@pytest.mark.parametrize("method", META_METHODS)
+@pytest.mark.parametrize("method", LEARNING)
 def test_a_preparation_spends_its_budget_and_no_more(method, tmp_path):
     step = training(method)
     prepared = step.train(None)
     # The budget charges the learned optimizer for its own work, which the network does not see.
-    share = neighbours.OPTIMIZER_SHARE if method == "learned_optimizer" else 1
-    assert prepared.passes * share == neighbours.passes_of(step)
+    share = OPTIMIZER_SHARE if method == "learned_optimizer" else 1
+    assert prepared.passes * share == step.cost()
     assert step.passes - step.passes_per_episode() < prepared.passes * share <= step.passes
     step.make(tmp_path)
     model, extra, metadata = step.read(tmp_path)
     assert metadata["passes"] == prepared.passes and metadata["seconds"] > 0
     for one, other in zip(model.parameters(), prepared.model.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert bool(extra) == (method in ("meta_sgd", "relation", "learned_optimizer"))
+    assert bool(extra) == (method in ("simple_shot", "meta_sgd", "relation", "learned_optimizer"))
     with pytest.raises(ParameterError, match=f"passes = 1: {method} takes"):
         training(method, passes=1).train(None)
 
@@ -92,8 +93,10 @@ def test_passes_by_hand():
     assert training("prototypical").passes_per_episode() == 3 * 20 * (1 + 2)
     assert training("relation").passes_per_episode() == 3 * 3 * (1 + 2)
     assert training("hard_sharing").passes_per_episode() == 3 * 2 * 3 * 3  # an epoch: tasks, ways, shots
+    images = 178 * 16  # pretraining classes of the glyphs, drawers; once forward, whatever the budget
+    assert training("simple_shot").cost() == training("simple_shot", passes=9000).cost() == images
     trained = training("maml", pretraining=Pretraining(dataset="glyphs", seed=0, channels=8, epochs=2))
-    assert neighbours.all_passes(trained) == neighbours.passes_of(trained) + neighbours.passes_of(trained.pretraining)
+    assert trained.total_cost() == trained.cost() + trained.pretraining.cost()
 
 
 def test_shares_and_adaptation_by_hand():
@@ -111,50 +114,21 @@ def test_shares_and_adaptation_by_hand():
     assert cost("frozen") < cost("freeze_3") < cost("freeze_1") < cost("plain")
 
 
-SGD, ADAM = partial(torch.optim.SGD, lr=0.1), partial(torch.optim.Adam, lr=0.001, betas=(0.0, 0.999))
-
-
-@pytest.mark.parametrize(
-    ("method", "n_frozen", "optimizer"),
-    [("plain", 0, SGD), ("freeze_2", 2, SGD), ("frozen", 4, SGD), ("reptile", 0, ADAM)],
-)
-def test_side_by_side_is_one_by_one(method, n_frozen, optimizer):
-    """Layers below passed once, the rest stacked: the same predictions as `transfer.fine_tune` of each task alone."""
-    published = {"backbone": "pooled_conv4", "methods": ["scratch"], "other_methods": []} if method == "reptile" else {}
-    p = FewShotNeighboursParameters.parse(FEW_SHOT | published)
-    model, dataset = conv4(3, 8, generator=rng(0)), load("glyphs")
-    episodes = [sample_episode(dataset.examples, torch.arange(30), 3, 1, 2, rng(i)) for i in range(2)]
-    support, labels = labelled(torch.stack([e.support for e in episodes], 2))
-    below, trained = adapt(p, method, Start(model, {}, None), 0.1, support, labels[:, None])
-    queries, _ = labelled(torch.stack([e.query for e in episodes], 2))
-    with torch.no_grad():
-        together = trained(below(queries))
-    for i, episode in enumerate(episodes):
-        predict = transfer.fine_tune(
-            model,
-            *labelled(episode.support),
-            optimizer=lambda m: optimizer(m.parameters()),
-            epochs=2,
-            n_frozen=n_frozen,
-        )
-        torch.testing.assert_close(together[:, i], predict(labelled(episode.query)[0]), rtol=1e-4, atol=1e-4)
-
-
 def test_best_settings_by_hand():
     rows = [("a", 0.1, 0.5), ("a", 0.1, 0.7), ("a", 0.2, 0.6), ("a", 0.2, 0.6), ("b", 0.2, 0.9), ("b", 0.1, 0.2)]
     frame = pd.DataFrame(rows, columns=["method", "rate", "value"]).assign(metric="validation")
-    assert neighbours.best_settings(frame, ["method"], ["rate"]) == {("a",): (0.1,), ("b",): (0.2,)}
+    assert best_settings(frame, ["method"], ["rate"]) == {("a",): (0.1,), ("b",): (0.2,)}
 
 
 def test_preparations_are_read_back_from_their_json():
     p = FewShotNeighboursParameters.parse(FEW_SHOT)
-    for step in (*p.preparations(), *DomainShiftParameters.parse(SHIFT).preparations()):
-        assert preparations.from_json(step.canonical()) == step
+    for step in p.preparations():
+        assert from_command(step.command()) == step
 
 
 @pytest.fixture(scope="module")
 def few_shot():
-    return few_shot_neighbours.split(few_shot_neighbours.run(FewShotNeighboursParameters.parse(FEW_SHOT)))
+    return records.split(few_shot_neighbours.run(FewShotNeighboursParameters.parse(FEW_SHOT)))
 
 
 def test_few_shot_is_complete_and_paired(few_shot):
@@ -162,7 +136,7 @@ def test_few_shot_is_complete_and_paired(few_shot):
     assert set(cost["metric"]) == {"preparation_seconds", "adaptation_seconds"}
     table = few_shot_neighbours.ranking(frame, cost)
     first = table[table["task"] == "3-way 1-shot"]
-    assert set(first.loc[first["zero_point"] == "pretrained", "method"]) == {*few_shot_neighbours.METHODS} - {"scratch"}
+    assert set(first.loc[first["zero_point"] == "pretrained", "method"]) == {*NEIGHBOURS} - {"scratch"}
     assert set(first.loc[first["zero_point"] == "random", "method"]) == {"scratch", "maml"}
     assert first["accuracy"].is_monotonic_decreasing and first["rank"].iloc[0] == 1
     assert table.loc[table["method"] == table["guided"], "difference"].eq(0).all()
@@ -176,7 +150,7 @@ def test_few_shot_is_complete_and_paired(few_shot):
 
 def test_few_shot_comes_out_the_same_again(few_shot):
     fewer = {"methods": ["plain", "prototypical", "guided_tensor"], "random_starts": [], "tasks": FEW_SHOT["tasks"][:1]}
-    again, _ = few_shot_neighbours.split(
+    again, _ = records.split(
         few_shot_neighbours.run(FewShotNeighboursParameters.parse(FEW_SHOT | fewer | {"workers": 2}))
     )
     frame, _ = few_shot
@@ -187,10 +161,11 @@ def test_few_shot_comes_out_the_same_again(few_shot):
 
 
 def test_what_is_stored_by_hand():
-    assert stored("plain", 100, 5) == stored("frozen", 100, 5) == 0
-    assert stored("ewc", 100, 5) == 200 and stored("guided_ewc", 100, 5) == 300
-    assert stored("replay", 100, 5) == 5 * 784 and stored("guided_replay", 100, 5) == 5 * 784 + 100
-    assert stored("synaptic", 100, 5) == 300 and stored("l2_sp", 100, 5) == stored("guided_tensor", 100, 5) == 100
+    stored = {name: method.stored(100, 5) for name, method in METHODS.items()}
+    assert stored["plain"] == stored["frozen"] == 0
+    assert stored["ewc"] == 200 and stored["guided_ewc"] == 300
+    assert stored["replay"] == 5 * 784 and stored["guided_replay"] == 5 * 784 + 100
+    assert stored["synaptic"] == 300 and stored["l2_sp"] == stored["guided_tensor"] == 100
 
 
 def test_every_method_of_forgetting_tries_as_many_settings():
@@ -199,15 +174,54 @@ def test_every_method_of_forgetting_tries_as_many_settings():
     assert p.settings("ewc")[:3] == [(0.3, 0.1), (0.3, 0.3), (0.3, 0.5)]
 
 
-def test_forgetting_is_complete_and_paired():
-    frame, cost = forgetting_neighbours.split(
-        forgetting_neighbours.run(ForgettingNeighboursParameters.parse(FORGETTING))
-    )
+@pytest.fixture(scope="module")
+def streams():
+    return records.split(forgetting_neighbours.run(ForgettingNeighboursParameters.parse(FORGETTING)))
+
+
+def test_forgetting_is_complete_and_paired(streams):
+    frame, cost = streams
     assert set(cost["metric"]) == {"step_seconds"}
-    table = forgetting_neighbours.ranking(frame, cost)
+    table = ranking(frame, cost)
     assert set(table["method"]) == set(FORGETTING["methods"]) and set(table["n"]) == {"2 networks x 2 streams"}
     curve = frame[(frame["method"] == "ewc") & (frame["metric"] == "accuracy_mean")]
     assert list(curve["step"]) == [3, 6, 9]
     last = frame[(frame["method"] == "ewc") & (frame["metric"] == "accuracy") & (frame["step"] == 9)]
     assert last["value"].mean() == pytest.approx(curve["value"].iloc[-1])
     assert "what the guide adds to ewc" in forgetting_neighbours.verdict(frame)
+
+
+def drawn(figure, folder):
+    """What a figure says: its legends' labels and its axes' tick labels."""
+    save(figure, folder / "figure.png")
+    legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes if axis.get_legend())]
+    return {t.get_text() for legend in legends for t in legend.get_texts()} | {
+        t.get_text() for axis in figure.axes for t in axis.get_yticklabels()
+    }
+
+
+def as_read(frame, folder):
+    records.write(str(folder), "table", frame, {})
+    return records.read(folder, "table")
+
+
+def test_the_figures_of_06_name_every_method(few_shot, tmp_path):
+    frame, cost = (as_read(part, tmp_path) for part in few_shot)
+    said = " ".join(drawn(few_shot_figures.few_shot_neighbours(frame), tmp_path))
+    assert all(row.label in said for row in NEIGHBOURS.values())
+    for seconds in (None, cost):
+        said = drawn(few_shot_figures.few_shot_costs(frame, seconds), tmp_path)
+        assert {row.family.label for row in NEIGHBOURS.values()} <= said
+
+
+def test_the_figure_of_07_names_every_method(streams, tmp_path):
+    frame = as_read(streams[0], tmp_path)
+    said = drawn(stream_figures.forgetting_neighbours(frame), tmp_path)
+    assert {method.label for method in METHODS.values()} <= said
+
+
+def test_a_verdict_without_guidance_names_the_best_and_compares_nothing(few_shot):
+    frame = few_shot[0]
+    guided = frame["method"].map(lambda name: bool(NEIGHBOURS[name].guide))
+    words = few_shot_neighbours.verdict(frame[~guided])
+    assert words.count("best is") == 2 and "above it" not in words
