@@ -217,7 +217,7 @@ def verdict(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     against_bar = table[table["rival"].isin(BAR) & table["method"].isin(CANDIDATES)]
     passes = against_bar.groupby([*KEY, "method"], sort=False)["side"].agg(lambda sides: (sides == "above").all())
     pairs = f"Of all {len(passes)} pairs of candidate and arena, {passes.sum()}"
-    lines.append(f"{pairs} pass in hindsight, on the test tasks:")
+    lines.append(f"{pairs} pass in hindsight, on the test tasks{':' if passes.any() else '.'}")
     lines += [f"  {guide} ({arena}, {head} head, {tuned_on})" for tuned_on, arena, head, guide in passes.index[passes]]
     for one, other, what in QUESTIONS:
         pairs = table[(table["method"] == one) & (table["rival"] == other)]
