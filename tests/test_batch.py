@@ -275,9 +275,9 @@ def test_an_edit_reruns_what_it_touches_and_nothing_else(done, edited, expected)
 FOLDERS = sorted(path.name for path in (ROOT / "experiments").glob("e[0-9][0-9]_*"))
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_in_the_real_project_an_edit_of_an_experiment_reruns_its_notebook_only(folder):
-    """Neither notebook nor figures of any other experiment use a file of this folder; its own notebook uses its run."""
+@pytest.fixture(scope="module")
+def used():
+    """For every notebook of the real project, the files that it and its figures depend on."""
     code = """
 import common
 from experiments.catalogue import EXPERIMENTS
@@ -288,10 +288,13 @@ for e in EXPERIMENTS.values():
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT / "workflow", capture_output=True, text=True, check=True
     )
-    users = {}
-    for line in done.stdout.splitlines():
-        notebook, *files = line.split()
-        users[notebook] = {file for file in files if file.startswith(f"experiments/{folder}/")}
+    return {notebook: set(files) for notebook, *files in map(str.split, done.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_in_the_real_project_an_edit_of_an_experiment_reruns_its_notebook_only(used, folder):
+    """Neither notebook nor figures of any other experiment use a file of this folder; its own notebook uses its run."""
+    users = {name: {f for f in files if f.startswith(f"experiments/{folder}/")} for name, files in used.items()}
     own = next(notebook for notebook in users if notebook[:2] == folder[1:3])
     assert f"experiments/{folder}/run.py" in users.pop(own)
     assert not any(users.values()), {notebook: files for notebook, files in users.items() if files}
