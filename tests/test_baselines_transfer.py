@@ -8,7 +8,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from experiments.baselines.continual import EWC, L2SP, Anchor, Memory, Replay, SynapticIntelligence, fisher, follow
+from experiments.baselines.continual import EWC, L2SP, Anchor, Replay, SynapticIntelligence, fisher, follow
 from experiments.baselines.few_shot import Episodes, Prepared, Start, measured
 from experiments.baselines.transfer import (
     FineTuning,
@@ -24,6 +24,7 @@ from experiments.costs import FORWARD
 from experiments.data import load
 from experiments.data.splits import split_classes
 from experiments.models import conv4, pooled_conv4
+from experiments.stream_methods import METHODS, Learner
 from gtl_core import Guide, Guided
 from gtl_core._engine.stacked import stack, stack_guide, stacked_cross_entropy
 from gtl_core.tasks import arrivals_of, labelled, rng
@@ -270,24 +271,15 @@ def test_the_reservoir_gives_every_example_the_same_chance():
     assert ((kept - 200).abs() < 4 * (600 * 1 / 3 * 2 / 3) ** 0.5).all()  # four standard deviations
 
 
-MEMORIES = {
-    "none": lambda model, optimizer: Memory(),
-    "l2_sp": lambda model, optimizer: L2SP(model, 0.3),
-    "ewc": lambda model, optimizer: EWC(model, 3.0),
-    "synaptic": lambda model, optimizer: SynapticIntelligence(model, 0.3, optimizer),
-    "replay": lambda model, optimizer: Replay(4, rng(0)),
-}
-
-
 @pytest.mark.parametrize("guided", [False, True])
-@pytest.mark.parametrize("memory", MEMORIES)
-def test_streams_side_by_side_equal_streams_one_by_one(memory, guided):
+@pytest.mark.parametrize("row", [row for row in METHODS.values() if not row.guide], ids=lambda row: row.name)
+def test_streams_side_by_side_equal_streams_one_by_one(row, guided):
     models = [conv4(3, 4, generator=rng(i)) for i in range(2)]
     guide = Guide({n: torch.rand(p.shape, generator=rng(9)) for n, p in models[0].named_parameters()})
 
     def learn(model, guide, examples, loss):
         optimizer = Guided(sgd(model), model, guide) if guided else sgd(model)
-        remembered = MEMORIES[memory](model, optimizer)
+        remembered = row.memory(Learner(model, optimizer, row.strength, 4, rng(0)))
         list(follow(model, optimizer, examples, remembered, first_epochs=2, epochs=2, loss=loss))
 
     stacked = stack(models)
