@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,13 @@ from experiments.protocol import Job
 from gtl_core.tasks import Episode, rng, sample_episode
 
 
+class PreparationSetting(NamedTuple):
+    """factor: of the preparation's learning rate, or of the scouts', or of an alignment's strength."""
+
+    factor: float
+    learning_rate: float
+
+
 def episodes_of(job: Job, dataset: Dataset, n: int) -> list[Episode]:
     """The first ``n`` for the job's variant (its n_way and n_shot), the same for every method and setting: differences
     between methods are paired."""
@@ -26,7 +33,7 @@ def episodes_of(job: Job, dataset: Dataset, n: int) -> list[Episode]:
     return [sample_episode(dataset.examples, classes, *shape, rng(job.seed, job.purpose, i)) for i in range(n)]
 
 
-def learn(
+def learn_episodes(
     method: Method, start: Start, episodes: Sequence[Episode], rate: float, parameters: Any
 ) -> tuple[np.ndarray, float]:
     """Accuracy on every episode, and the seconds that adapting to one and answering its queries took, on average."""

@@ -138,7 +138,7 @@ RELATION = _comparing("relation", compare.relation, attrgetter("n_way"), seeded=
 # --- how methods learn a task --------------------------------------------------------------------------------------
 
 
-def one_by_one(adapt: Adapt) -> Adapt:
+def task_by_task(adapt: Adapt) -> Adapt:
     """An adaptation to one task [N, ...], done for S tasks [N, S, ...], one after the other."""
 
     def adapt_all(start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
@@ -183,7 +183,7 @@ def _compared(by: Callable[[Start], compare.Compare]) -> Adapt:
     def adapt(start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
         return compare.compare_all(start.model, inputs, labels, compare=by(start))
 
-    return one_by_one(adapt)
+    return task_by_task(adapt)
 
 
 def _relate(start: Start) -> compare.Compare:
@@ -234,15 +234,15 @@ INNER = attrgetter("test_steps")  # what MAML and its kin take on a new task
 NEIGHBOURS = table(
     [
         _tuned(SCRATCH, FineTuning()),
-        _untrained("nearest_mean", "nearest class mean", FEATURES, one_by_one(_nearest_mean)),
-        _untrained("logistic", "logistic regression", FEATURES, one_by_one(_logistic), has_rate=True),
-        _untrained("svm", "SVM", FEATURES, one_by_one(_svm), has_rate=True),
+        _untrained("nearest_mean", "nearest class mean", FEATURES, task_by_task(_nearest_mean)),
+        _untrained("logistic", "logistic regression", FEATURES, task_by_task(_logistic), has_rate=True),
+        _untrained("svm", "SVM", FEATURES, task_by_task(_svm), has_rate=True),
         _tuned(PLAIN, FineTuning()),
         _tuned(Method("freeze_1", "1 layer frozen", FINE_TUNING), FineTuning(n_frozen=1)),
         _tuned(Method("freeze_2", "2 layers frozen", FINE_TUNING), FineTuning(n_frozen=2)),
         _tuned(Method("freeze_3", "3 layers frozen", FINE_TUNING), FineTuning(n_frozen=3)),
         _tuned(FROZEN, FineTuning(n_frozen=4)),
-        _untrained("simple_shot", "SimpleShot", FEATURES, one_by_one(_simple_shot), prepare=BASE_MEAN),
+        _untrained("simple_shot", "SimpleShot", FEATURES, task_by_task(_simple_shot), prepare=BASE_MEAN),
         _tuned(Method("lp_ft", "LP-FT", FINE_TUNING), ProbeThenFineTuning()),
         _tuned(Method("l2_sp", "L2-SP", FINE_TUNING), FineTuning(penalty=_l2_sp)),
         _tuned(Method("layerwise", "layer-wise rates", FINE_TUNING), FineTuning(transfer.layerwise)),
@@ -252,7 +252,7 @@ NEIGHBOURS = table(
         _tuned(Method("fomaml", "FOMAML", META_LEARNING, prepare=FOMAML), FineTuning(epochs=INNER)),
         _tuned(Method("anil", "ANIL", META_LEARNING, prepare=ANIL), FineTuning(n_frozen=4, epochs=INNER)),
         replace(
-            _untrained("meta_sgd", "Meta-SGD", META_LEARNING, one_by_one(_by_rates), prepare=META_SGD),
+            _untrained("meta_sgd", "Meta-SGD", META_LEARNING, task_by_task(_by_rates), prepare=META_SGD),
             passes=FineTuning(epochs=INNER).passes,
         ),
         _tuned(Method("reptile", "Reptile", META_LEARNING, prepare=REPTILE), FineTuning(_reptile_optimizer)),

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from experiments.parameters import SeededParameters
-from experiments.statistics import choose_rates
+from experiments.statistics import best_settings, choose_rates
 from experiments.workers import parallel
 
 Purpose = Literal["validation", "test"]
@@ -81,6 +81,12 @@ def rates_to_test(tuning: pd.DataFrame, tuned_on: Sequence[str]) -> dict[tuple, 
     """What `tune_and_test` tests if rates are chosen in each of these ways, see `choose_rates`: every rate once."""
     chosen = [choose_rates(tuning, way) for way in tuned_on]
     return {variant: [LearningRate(r) for r in sorted({rates[variant] for rates in chosen})] for variant in chosen[0]}
+
+
+def best_to_test(tuning: pd.DataFrame, variant: type, setting: type) -> dict[tuple, list]:
+    """What `tune_and_test` tests if each variant uses its best setting, see `best_settings`; both are NamedTuples."""
+    best = best_settings(tuning, variant._fields, setting._fields)
+    return {which: [setting(*values)] for which, values in best.items()}
 
 
 def _measured(measure: Callable[[Job, Any], Any], job_and_start: tuple[Job, Any]) -> Any:

@@ -158,6 +158,6 @@ def best_settings(frame: pd.DataFrame, variant: Sequence[str], setting: Sequence
     """
     tuning = frame[frame["metric"] == "validation"]
     means = tuning.groupby([*variant, *setting])["value"].mean()
-    best = {key: of.idxmax()[-len(setting) :] for key, of in means.groupby(level=list(variant))}
+    best = {key: scores.idxmax()[-len(setting) :] for key, scores in means.groupby(level=list(variant))}
     order = tuning[list(variant)].drop_duplicates().itertuples(index=False, name=None)
     return {key: best[key] for key in order}

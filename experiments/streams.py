@@ -81,7 +81,7 @@ class Course:
         return self.by_class.mean(2)
 
 
-def learn(
+def learn_streams(
     job: Job,
     stream: Stream,
     epochs: int,

@@ -17,33 +17,6 @@ from PIL import Image
 from experiments.methods import Method
 from gtl_core.files import replacing
 
-# Okabe-Ito colours: distinct for colour-blind readers.
-COLORS = {
-    "scratch": "#999999",
-    "frozen": "#009E73",
-    "plain": "#D55E00",
-    "guided": "#0072B2",
-    "guided_network": "#0072B2",
-    "guided_tensor": "#56B4E9",
-    "plain_restarts": "#E69F00",
-    "guided_restarts": "#56B4E9",
-    "control": "#999999",
-    "root": "#000000",
-    "learned": "#CC79A7",
-}
-LABELS = {
-    "scratch": "from scratch",
-    "frozen": "frozen (linear probe)",
-    "plain": "plain fine-tuning",
-    "guided": "guided",
-    "guided_network": "guided (network scope)",
-    "guided_tensor": "guided (tensor scope)",
-    "plain_restarts": "plain, with restarts",
-    "guided_restarts": "guided, with restarts",
-    "control": "control",
-    "root": "guided (square root)",
-    "learned": "guided (learned)",
-}
 HEADS = {"random": "random head", "zero": "zero head"}
 TUNED_ON = {
     "same": "one rate for all, tuned for plain at the start",
@@ -105,7 +78,7 @@ def rate_axis(axis: Axes) -> None:
     axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
-def legend_below(figure: Figure, order: Iterable[str] = tuple(LABELS.values())) -> None:
+def legend_below(figure: Figure, order: Iterable[str] = ()) -> None:
     """One legend for all panels: each label once, those in ``order`` first, then the others as they come."""
     entries = {}
     for axis in figure.axes:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from gtl_core._engine import groups, one_by_one, together
+from gtl_core._engine import in_groups, one_by_one, together
 from gtl_core.guide import Displacement
 from gtl_core.training import Recipe, inputs_and_labels
 
@@ -68,7 +68,7 @@ def _send(model, tasks, train_one, executor, side_by_side: int) -> Iterator[Mapp
     elif side_by_side > 1:
         raise TypeError("scouts side by side need a Recipe: a function can only train one after the other")
     train = one_by_one if side_by_side == 1 else together
-    parties = groups(tasks, side_by_side)
+    parties = in_groups(tasks, side_by_side)
     if executor is None:
         for party in parties:
             yield from train(model, train_one, party)

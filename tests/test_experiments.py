@@ -13,7 +13,14 @@ from experiments.catalogue import EXPERIMENTS
 from experiments.data import load
 from experiments.data.splits import split_classes
 from experiments.e03_forgetting.figures import EXPERIMENT
-from experiments.e03_forgetting.run import ForgettingParameters, Variant, end_measures, measures, run, verdicts
+from experiments.e03_forgetting.run import (
+    ForgettingParameters,
+    ForgettingVariant,
+    end_measures,
+    measures,
+    run,
+    verdicts,
+)
 from experiments.images import start, zero_point_of
 from experiments.methods import BASIC, FROZEN
 from experiments.models import conv4, new_head
@@ -177,7 +184,7 @@ def test_the_experiment_is_complete_and_paired(small):
     assert sorted(set(classes["step"])) == list(range(3, 13))
     tuning = small[small["metric"].str.startswith("validation")]
     # The same budget for every method: each rate on each seed.
-    assert set(tuning.groupby(["metric", *Variant._fields]).size()) == {4}
+    assert set(tuning.groupby(["metric", *ForgettingVariant._fields]).size()) == {4}
     table = verdicts(small)
     first, last = first_and_last(at_chosen_rates(rows_of(small, conditions[0]), "same").query("metric == 'accuracy'"))
     row = table[(table["tuned_on"] == "same") & (table["comparison"] == "guided - plain")].iloc[0]
@@ -204,7 +211,7 @@ def test_frozen_features_computed_once_are_those_of_a_frozen_body():
 def test_the_experiment_does_not_depend_on_the_number_of_workers(small):
     only = {"streams": ["single"], "heads": ["zero"], "epochs": [2], "zero_points": ["pretrained"]}
     alone = run(ForgettingParameters.parse(SMALL | only | {"workers": 1}))
-    same = small.merge(alone[list(Variant._fields)].drop_duplicates())
+    same = small.merge(alone[list(ForgettingVariant._fields)].drop_duplicates())
     assert (
         same.sort_values(list(same)).reset_index(drop=True).equals(alone.sort_values(list(same)).reset_index(drop=True))
     )
@@ -252,13 +259,32 @@ def test_every_notebook_has_its_experiment():
     assert {path.stem for path in (records.ROOT / "notebooks").glob("*.ipynb")} == set(EXPERIMENTS)
 
 
+def said(figure) -> list[str]:
+    """The methods that the figure names, in legends or titles."""
+    legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes if axis.get_legend())]
+    texts = [text.get_text() for legend in legends for text in legend.get_texts()]
+    texts += [axis.get_title() for axis in figure.axes]
+    return [method.name for method in BASIC.values() if any(method.label in text for text in texts)]
+
+
 @pytest.mark.parametrize("stem", EXPERIMENT.figures)
 def test_every_figure_of_03_names_its_methods(small, stem, tmp_path):
     records.write(str(tmp_path), "forgetting", small, {})
     figure = EXPERIMENT.figures[stem](records.read(tmp_path, "forgetting"))
     save(figure, tmp_path / f"{stem}.png")
-    texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-    texts += [text.get_text() for axis in figure.axes if axis.get_legend() for text in axis.get_legend().get_texts()]
-    texts += [axis.get_title() for axis in figure.axes]
-    assert any(BASIC["guided_network"].label in text for text in texts)
-    assert any(BASIC["plain"].label in text for text in texts)
+    pretrained = ["frozen", "plain", "guided_tensor", "guided_network"]
+    few = {"forgetting_added": ["scratch", "plain", "guided_network"]}
+    few |= {"forgetting_classes": ["frozen", "plain", "guided_network"]}
+    assert said(figure) == few.get(stem, pretrained)
+
+
+def test_the_figure_of_03_shows_the_tables_numbers(small):
+    """Below, each method at the rate that is best at the end: its curve is the mean after each of the four rounds."""
+    axis = EXPERIMENT.figures["forgetting"](small).axes[-1]
+    curves = {line.get_label(): line.get_ydata() for line in axis.lines}
+    assert "zero" in axis.get_title()
+    base = rows_of(small, ["pretrained", "zero", "single", 2])
+    plain = base[base["method"] == "plain"]
+    best = plain[plain["metric"] == "validation_last"].groupby("learning_rate")["value"].mean().idxmax()
+    expected = plain[(plain["metric"] == "accuracy_mean") & (plain["learning_rate"] == best)]["value"]
+    assert curves[BASIC["plain"].label] == pytest.approx(100 * expected.to_numpy()) and len(expected) == 4

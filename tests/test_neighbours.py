@@ -11,7 +11,7 @@ from experiments import records
 from experiments.costs import FORWARD, TRAINING, shares
 from experiments.e06_few_shot_neighbours import figures as few_shot_figures
 from experiments.e06_few_shot_neighbours import run as few_shot_neighbours
-from experiments.e06_few_shot_neighbours.run import FewShotNeighboursParameters, Variant
+from experiments.e06_few_shot_neighbours.run import FewShotNeighboursParameters, FewShotVariant
 from experiments.e07_forgetting_neighbours import figures as stream_figures
 from experiments.e07_forgetting_neighbours import run as forgetting_neighbours
 from experiments.e07_forgetting_neighbours.run import ForgettingNeighboursParameters
@@ -107,7 +107,7 @@ def test_shares_and_adaptation_by_hand():
     p = FewShotNeighboursParameters.parse(FEW_SHOT)
 
     def cost(method):
-        return few_shot_neighbours.adaptation_passes(p, Variant("pretrained", 3, 1, method))
+        return few_shot_neighbours.adaptation_passes(p, FewShotVariant("pretrained", 3, 1, method))
 
     assert cost("plain") == 3 * 2 * TRAINING and cost("nearest_mean") == 3 * FORWARD
     assert cost("frozen") == pytest.approx(3 * (sum(found[:4]) + 2 * TRAINING * found[4]))
@@ -154,8 +154,8 @@ def test_few_shot_comes_out_the_same_again(few_shot):
         few_shot_neighbours.run(FewShotNeighboursParameters.parse(FEW_SHOT | fewer | {"workers": 2}))
     )
     frame, _ = few_shot
-    mine = frame.merge(again[list(Variant._fields)].drop_duplicates())
-    order = [*Variant._fields, "factor", "learning_rate", "task", "metric"]
+    mine = frame.merge(again[list(FewShotVariant._fields)].drop_duplicates())
+    order = [*FewShotVariant._fields, "factor", "learning_rate", "task", "metric"]
     one, other = (f.astype({"task": str}).sort_values(order).reset_index(drop=True) for f in (mine, again))
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
@@ -188,7 +188,20 @@ def test_forgetting_is_complete_and_paired(streams):
     assert list(curve["step"]) == [3, 6, 9]
     last = frame[(frame["method"] == "ewc") & (frame["metric"] == "accuracy") & (frame["step"] == 9)]
     assert last["value"].mean() == pytest.approx(curve["value"].iloc[-1])
+    assert table["accuracy"].is_monotonic_decreasing
+    assert table.loc[table["method"] == table["guided"], "difference"].eq(0).all()
+    seconds = cost[cost["method"] == "ewc"]["value"].mean()
+    ewc = table.set_index("method").loc["ewc"]
+    assert ewc["step_seconds"] == pytest.approx(seconds)
+    assert ewc["accuracy"] == pytest.approx(last["value"].mean())
     assert "what the guide adds to ewc" in forgetting_neighbours.verdict(frame)
+
+
+def test_a_verdict_of_07_without_guidance_names_the_best_and_compares_nothing(streams):
+    frame = streams[0]
+    guided = frame["method"].map(lambda name: bool(METHODS[name].guide))
+    words = forgetting_neighbours.verdict(frame[~guided])
+    assert "best at the end of the stream is" in words and words.count("\n") == 0
 
 
 def drawn(figure, folder):
@@ -216,8 +229,13 @@ def test_the_figures_of_06_name_every_method(few_shot, tmp_path):
 
 def test_the_figure_of_07_names_every_method(streams, tmp_path):
     frame = as_read(streams[0], tmp_path)
-    said = drawn(stream_figures.forgetting_neighbours(frame), tmp_path)
-    assert {method.label for method in METHODS.values()} <= said
+    figure = stream_figures.forgetting_neighbours(frame)
+    assert {method.label for method in METHODS.values()} <= drawn(figure, tmp_path)
+    curves, dots = figure.axes
+    row = ranking(frame).set_index("method").loc["ewc"]
+    (ewc,) = (line for line in curves.lines if line.get_label() == METHODS["ewc"].label)
+    assert ewc.get_xdata().tolist() == [1, 2, 3] and ewc.get_ydata()[-1] == pytest.approx(100 * row["accuracy"])
+    assert [row["stored"], 100 * row["accuracy"]] in [[*line.get_xdata(), *line.get_ydata()] for line in dots.lines]
 
 
 def test_a_verdict_without_guidance_names_the_best_and_compares_nothing(few_shot):

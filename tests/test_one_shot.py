@@ -14,7 +14,7 @@ from experiments.e01_one_shot.run import (
     N_SHOWN_QUERIES,
     OPTIMIZERS,
     OneShotParameters,
-    Variant,
+    OneShotVariant,
     _packed,
     answers,
     episode,
@@ -61,7 +61,7 @@ def test_wrong_parameters_are_refused_in_one_line(wrong, message):
 
 def test_more_scouts_are_the_fewer_and_some_more():
     p = OneShotParameters.parse(SMALL | {"saturation_scouts": [1, 2, 4, 8], "n_scouts": 3})
-    base = Variant("pretrained", "random", 3, 1, "guided_network", 3, 3)
+    base = OneShotVariant("pretrained", "random", 3, 1, "guided_network", 3, 3)
     parts = p.scoutings(0, base._replace(n_scouts=8))
     assert [(s.first_scout, s.n_scouts) for s in parts] == [(0, 1), (1, 1), (2, 2), (4, 4)]
     assert p.scoutings(0, base._replace(n_scouts=4)) == parts[:3]
@@ -69,7 +69,7 @@ def test_more_scouts_are_the_fewer_and_some_more():
 
 
 def test_scouts_sent_later_are_the_ones_that_would_have_come_next():
-    (scouting,) = OneShotParameters.parse(SMALL).scoutings(0, Variant("random", "zero", 3, 1, "plain", 2, 3))
+    (scouting,) = OneShotParameters.parse(SMALL).scoutings(0, OneShotVariant("random", "zero", 3, 1, "plain", 2, 3))
     body = dict(scouting.pretraining.train()[0].body.named_parameters())
     together = scouting.model_copy(update={"n_scouts": 3}).scout(body)
     parts = [scouting.model_copy(update={"first_scout": a, "n_scouts": n}).scout(body) for a, n in ((0, 2), (2, 1))]
@@ -89,7 +89,7 @@ def test_pictures_survive_the_table():
 def test_octaves_by_hand():
     """Best at rate 4; two points below lies half way between 1 and 2, and a fifth of the way from 8 to 16."""
     accuracy = {1: 0.88, 2: 0.90, 4: 0.91, 8: 0.90, 16: 0.85}
-    variant = Variant("pretrained", "zero", 5, 1, "plain", 2, 3)
+    variant = OneShotVariant("pretrained", "zero", 5, 1, "plain", 2, 3)
     rows = [
         variant._asdict() | {"learning_rate": r, "metric": "validation_first", "value": a} for r, a in accuracy.items()
     ]
@@ -117,7 +117,7 @@ def test_the_experiment_is_complete_and_paired(small):
     for zero_point, rows in small[small["metric"] == "accuracy"].groupby("zero_point"):
         assert set(rows["method"]) == methods[zero_point] | {"guided_tensor", "guided_network"}
     tuning = small[small["metric"] == "validation_first"]
-    assert set(tuning.groupby(list(Variant._fields)).size()) == {4}  # each rate on each seed, for every method
+    assert set(tuning.groupby(list(OneShotVariant._fields)).size()) == {4}  # each rate on each seed, for every method
     differences = verdicts(small)
     assert set(differences["task"]) == {str(Task(3, 1)), str(Task(4, 2))}
     assert set(differences["n"]) == {f"2 seeds x {GROUP} episodes"}
@@ -133,7 +133,7 @@ def displacement():
     return scouting.scout(dict(scouting.pretraining.train()[0].body.named_parameters()))
 
 
-FIRST = Variant("pretrained", "random", 3, 1, "frozen", 2, 3)
+FIRST = OneShotVariant("pretrained", "random", 3, 1, "frozen", 2, 3)
 
 
 def test_the_episodes_that_are_shown_are_those_that_were_answered(small, displacement):
@@ -170,7 +170,7 @@ def test_episodes_side_by_side_are_episodes_one_by_one(method, optimizer, displa
 
 
 def test_the_experiment_does_not_depend_on_the_number_of_workers(small, alone):
-    same = small.merge(alone[list(Variant._fields)].drop_duplicates())
+    same = small.merge(alone[list(OneShotVariant._fields)].drop_duplicates())
     columns = list(same)
     assert same.sort_values(columns).reset_index(drop=True).equals(alone.sort_values(columns).reset_index(drop=True))
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from experiments.models import conv4
 from gtl_core import scout
-from gtl_core._engine.scouts import groups
+from gtl_core._engine.scouts import in_groups
 from gtl_core.tasks import rng
 from gtl_core.training import Recipe, fit
 
@@ -93,7 +93,7 @@ def test_a_recipe_is_a_function_that_trains_and_shuffles_as_fit_does():
 
 def test_tasks_of_other_sizes_begin_another_group():
     some = [(torch.zeros(n, 6), torch.zeros(n)) for n in (2, 2, 2, 3, 2)]
-    assert [[len(x) for x, _ in group] for group in groups(some, 2)] == [[2, 2], [2], [3], [2]]
+    assert [[len(x) for x, _ in group] for group in in_groups(some, 2)] == [[2, 2], [2], [3], [2]]
 
 
 def test_a_diverging_scout_leaves_its_neighbours_alone():

@@ -35,7 +35,7 @@ N_SHOWN = 2  # episodes, and queries per class of each, that are kept as picture
 N_SHOWN_QUERIES = 3
 
 
-class Variant(NamedTuple):
+class OneShotVariant(NamedTuple):
     """A method under one condition; the columns of the results that tell one from another."""
 
     zero_point: ZeroPoint
@@ -62,13 +62,13 @@ class OneShotParameters(EpisodeParameters):
             raise ValueError("must increase")
         return values
 
-    def variants(self) -> list[Variant]:
+    def variants(self) -> list[OneShotVariant]:
         """Every method for every task and head, and without pretraining for the first task (a random network's head is
         as random as the rest of it); then, for the first condition, the other numbers of scouts and images."""
         pretrained = product(["pretrained"], self.heads, self.tasks)
         random = [("random", "random", self.tasks[0])]
         variants = [
-            Variant(zero_point, head, *Task.parse(task), method, self.n_scouts, self.scout_n_shot)
+            OneShotVariant(zero_point, head, *Task.parse(task), method, self.n_scouts, self.scout_n_shot)
             for zero_point, head, task in (*pretrained, *random)
             for method in METHODS[zero_point]
         ]
@@ -77,7 +77,7 @@ class OneShotParameters(EpisodeParameters):
         variants += [base._replace(scout_n_shot=n) for n in self.saturation_n_shots if n != base.scout_n_shot]
         return variants
 
-    def scoutings(self, seed: int, variant: Variant) -> list[Scouting]:
+    def scoutings(self, seed: int, variant: OneShotVariant) -> list[Scouting]:
         """Whose displacements, added, are the variant's. Larger numbers of scouts contain the smaller ones."""
         scouting = self.scouting(seed, variant.zero_point, variant.head, variant.n_way, n_shot=variant.scout_n_shot)
         if variant.n_scouts == self.n_scouts:
@@ -95,7 +95,7 @@ class OneShotParameters(EpisodeParameters):
 def run(p: OneShotParameters) -> pd.DataFrame:
     """The whole experiment as a tidy frame.
 
-    Columns: seed, those of `Variant`, learning_rate, task, step, metric, value. Metrics:
+    Columns: seed, those of `OneShotVariant`, learning_rate, task, step, metric, value. Metrics:
 
     - ``validation_first``: mean accuracy over the tuning episodes, for every learning rate;
     - ``accuracy``: over each group of ``GROUP`` test episodes (task), for every rate that `choose_rates` chooses;
@@ -186,7 +186,7 @@ def with_all_scouts(frame: pd.DataFrame) -> pd.DataFrame:
 
 def along(frame: pd.DataFrame, what: str) -> pd.DataFrame:
     """The rows of the guided method in which ``what`` (n_scouts or scout_n_shot) varies and all else is as at first."""
-    return alike(frame[frame["method"] == NETWORK.name], *(c for c in Variant._fields if c != what))
+    return alike(frame[frame["method"] == NETWORK.name], *(c for c in OneShotVariant._fields if c != what))
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -231,12 +231,12 @@ def octaves(frame: pd.DataFrame, within: float = 0.02) -> pd.DataFrame:
     """
     rows = []
     tuning = frame[frame["metric"] == "validation_first"]
-    for variant, scores in tuning.groupby(list(Variant._fields), sort=False):
+    for variant, scores in tuning.groupby(list(OneShotVariant._fields), sort=False):
         mean = scores.groupby("learning_rate")["value"].mean()
         rates, spare = np.log2(mean.index.to_numpy(float)), mean.to_numpy() - mean.max() + within
         low, high = _end(rates, spare, -1), _end(rates, spare, 1)
         reach = {"low": 2**low, "high": 2**high, "octaves": high - low, "open": high == rates[-1] or low == rates[0]}
-        rows.append(dict(zip(Variant._fields, variant, strict=True)) | reach)
+        rows.append(dict(zip(OneShotVariant._fields, variant, strict=True)) | reach)
     return pd.DataFrame(rows)
 
 

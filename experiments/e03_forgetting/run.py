@@ -29,7 +29,7 @@ from experiments.streams import (
     by_setting,
     estimates,
     first_and_last,
-    learn,
+    learn_streams,
 )
 from gtl_core.guide import Displacement
 from gtl_core.tasks import Stream
@@ -53,7 +53,7 @@ class ForgettingParameters(StreamParameters):
         starts = dict.fromkeys((variant.zero_point, variant.head) for variant in self.variants())
         return [self.scouting(seed, *point, self.n_way) for seed, point in product(self.seeds(), starts)]
 
-    def variants(self) -> list[Variant]:
+    def variants(self) -> list[ForgettingVariant]:
         """The first zero point, stream and number of epochs with every head; then each other one of these in its place,
         with the first head."""
         base = (self.zero_points[0], self.streams[0], self.epochs[0])
@@ -61,13 +61,13 @@ class ForgettingParameters(StreamParameters):
         for i, values in enumerate((self.zero_points, self.streams, self.epochs)):
             conditions += [((*base[:i], value, *base[i + 1 :]), self.heads[0]) for value in values[1:]]
         return [
-            Variant(zero_point, head, stream, epochs, method)
+            ForgettingVariant(zero_point, head, stream, epochs, method)
             for (zero_point, stream, epochs), head in conditions
             for method in METHODS[zero_point]
         ]
 
 
-class Variant(NamedTuple):
+class ForgettingVariant(NamedTuple):
     """A method under one condition; the columns of the results that tell one from another."""
 
     zero_point: ZeroPoint
@@ -77,14 +77,14 @@ class Variant(NamedTuple):
     method: str
 
 
-CONDITION = Variant._fields[:-1]
+CONDITION = ForgettingVariant._fields[:-1]
 
 
 def run(p: ForgettingParameters) -> pd.DataFrame:
     """The whole experiment as a tidy frame.
 
-    Columns: seed, those of `Variant`, learning_rate, task (number of the stream), step (examples seen), metric, value;
-    seed and task are empty where they are averaged over. Metrics:
+    Columns: seed, those of `ForgettingVariant`, learning_rate, task (number of the stream), step (examples seen),
+    metric, value; seed and task are empty where they are averaged over. Metrics:
 
     - ``validation_first``, ``validation_last``: mean accuracy over the tuning streams after the first examples and
       after the last one, for every learning rate;
@@ -122,7 +122,9 @@ def run(p: ForgettingParameters) -> pd.DataFrame:
 
 def _learn(job: Job, displacement: Displacement) -> Course:
     v, copies = job.variant, job.parameters.copies(job.purpose)
-    return learn(job, v.stream, v.epochs, *start(displacement, BASIC[v.method], job.setting.learning_rate, copies))
+    return learn_streams(
+        job, v.stream, v.epochs, *start(displacement, BASIC[v.method], job.setting.learning_rate, copies)
+    )
 
 
 def _validation(course: Course) -> dict[str, float]:
@@ -177,11 +179,11 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
 def measures(frame: pd.DataFrame, tuned_on: str) -> pd.DataFrame:
     """Accuracy, backward transfer and forgetting at the end of the stream, and where accuracy was highest, as text.
 
-    One row per `Variant`; ``peak`` is the number of examples per class after which mean accuracy was highest.
+    One row per `ForgettingVariant`; ``peak`` is the number of examples per class after which mean accuracy was highest.
     """
     rows = []
-    for variant, test in at_chosen_rates(frame, tuned_on).groupby(list(Variant._fields), sort=False):
-        row = dict(zip(Variant._fields, variant, strict=True))
+    for variant, test in at_chosen_rates(frame, tuned_on).groupby(list(ForgettingVariant._fields), sort=False):
+        row = dict(zip(ForgettingVariant._fields, variant, strict=True))
         curve = test[test["metric"] == "accuracy_mean"].set_index("step")["value"]
         end = test[test["step"] == curve.index.max()].set_index("metric")["value"]
         for name in ("accuracy", "backward_transfer", "forgetting"):

@@ -47,7 +47,7 @@ def root(displacement: Displacement | Binned) -> Guide:
     return power(displacement.guide(), 0.5)
 
 
-def layers(displacement: Displacement) -> Guide:
+def one_per_tensor(displacement: Displacement) -> Guide:
     """`root`, the same for all parameters of a tensor."""
     return Guide(normalize(per_tensor(root(displacement))))
 
@@ -104,7 +104,7 @@ METHODS = table(
         Candidate(**vars(BASIC["guided_network"]), on_axis="network scope"),
         _guided("root", "guided (square root)", own_colour="#000000", guide=root, on_axis="network, square root"),
         _guided("head_free", "the same, head free", guide=lambda d: free(root(d), "head")),
-        _guided("layers", "one g per tensor", guide=layers),
+        _guided("layers", "one g per tensor", guide=one_per_tensor),
         _guided("consistent", "scouts' consistency", guide=consistent),
         _guided("relative", "relative to |w|", guide=relative),
         _guided("improved", "by scouts' improvement", guide=root, made_of="improved"),

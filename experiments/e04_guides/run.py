@@ -39,7 +39,7 @@ QUESTIONS = (
 )
 
 
-class Variant(NamedTuple):
+class GuideVariant(NamedTuple):
     """A method in one condition; the columns of the results that tell one from another."""
 
     arena: str
@@ -57,7 +57,7 @@ class Variant(NamedTuple):
 def run(p: GuidesParameters) -> pd.DataFrame:
     """The whole laboratory as a tidy frame.
 
-    Columns: seed, those of `Variant`, learning_rate, task, part, at, metric, value. Of the arenas (`ShiftedTask`):
+    Columns: seed, those of `GuideVariant`, learning_rate, task, part, at, metric, value. Of the arenas (`ShiftedTask`):
 
     - ``validation_first``, ``validation_last``: mean accuracy over the tuning tasks after a stream's first examples and
       at its end, for every learning rate; the same for episodes, whose first examples are all;
@@ -75,7 +75,7 @@ def run(p: GuidesParameters) -> pd.DataFrame:
     starts = {(point, m.name): m.start(left) for point, left in scouted.items() for m in METHODS.values()}
     rows, tests = tune_and_test(
         p,
-        variants=[Variant(str(task), head, method) for task, head in p.conditions() for method in METHODS],
+        variants=[GuideVariant(str(task), head, method) for task, head in p.conditions() for method in METHODS],
         settings=lambda variant: [LearningRate(rate) for rate in p.learning_rates],
         start=lambda job: starts[job.variant.starting_point(job.seed), job.variant.method],
         measure=accuracies_at_both_ends,

@@ -115,7 +115,7 @@ METHODS = table(
 BY_SCOUTS = [method for method in METHODS.values() if method.prepare]
 
 
-class Variant(NamedTuple):
+class OwnModelVariant(NamedTuple):
     method: str
 
 
@@ -140,7 +140,7 @@ def run(p: OwnModelParameters) -> pd.DataFrame:
     scouted = dict(zip(p.seeds(), made, strict=True))
     rows, tests = tune_and_test(
         p,
-        variants=[Variant(method) for method in METHODS],
+        variants=[OwnModelVariant(method) for method in METHODS],
         settings=lambda variant: [LearningRate(rate) for rate in p.learning_rates],
         start=lambda job: scouted[job.seed],
         measure=accuracies,

@@ -16,7 +16,7 @@ from experiments import costs
 from experiments.baselines.few_shot import Start
 from experiments.data import N_DRAWERS, load
 from experiments.episodes import GROUP, EpisodeCount, EpisodeParameters, Task
-from experiments.few_shot import episodes_of, learn
+from experiments.few_shot import PreparationSetting, episodes_of, learn_episodes
 from experiments.images import ZeroPoint, zero_point_of
 from experiments.methods import NETWORK, SCRATCH, TENSOR
 from experiments.models import conv4
@@ -26,9 +26,8 @@ from experiments.preparations.meta_training import Backbone, MetaTraining, netwo
 from experiments.preparations.pretraining import Pretraining
 from experiments.preparations.scouting_from import ScoutingFrom
 from experiments.preparations.steps import Step, made
-from experiments.protocol import Job, tune_and_test
+from experiments.protocol import Job, best_to_test, tune_and_test
 from experiments.ranking import rank, sides
-from experiments.statistics import best_settings
 from gtl_core.files import read_safetensors
 from gtl_core.tasks import rng
 
@@ -37,20 +36,13 @@ PUBLISHED = {"maml": 0.987, "reptile": 0.977, "prototypical": 0.988}
 SCOPES = (TENSOR.name, NETWORK.name)
 
 
-class Variant(NamedTuple):
+class FewShotVariant(NamedTuple):
     """A method for one kind of task; ``zero_point`` is what its preparation starts from."""
 
     zero_point: ZeroPoint
     n_way: int
     n_shot: int
     method: str
-
-
-class Setting(NamedTuple):
-    """factor: of the preparation's learning rate, or of the scouts'."""
-
-    factor: float
-    learning_rate: float
 
 
 class FewShotNeighboursParameters(EpisodeParameters):
@@ -93,18 +85,18 @@ class FewShotNeighboursParameters(EpisodeParameters):
                     raise ValueError(f"methods: {method} starts from a pretrained conv4, backbone = {self.backbone!r}")
         return self
 
-    def variants(self) -> list[Variant]:
+    def variants(self) -> list[FewShotVariant]:
         """All methods for the first kind of task, some for the others; some also prepared from a random network."""
         first, *others = (Task.parse(task) for task in self.tasks)
         chosen = [(first, method) for method in self.methods]
         chosen += [(task, method) for task in others for method in self.other_methods]
-        variants = [Variant("random" if m == SCRATCH.name else "pretrained", *task, m) for task, m in chosen]
-        return variants + [Variant("random", *first, method) for method in self.random_starts]
+        variants = [FewShotVariant("random" if m == SCRATCH.name else "pretrained", *task, m) for task, m in chosen]
+        return variants + [FewShotVariant("random", *first, method) for method in self.random_starts]
 
     def pretraining(self, seed: int, zero_point: ZeroPoint = "pretrained") -> Pretraining:
         return self.scouting(seed, zero_point, self.heads[0], 2).pretraining
 
-    def step(self, seed: int, variant: Variant, factor: float) -> Step | None:
+    def step(self, seed: int, variant: FewShotVariant, factor: float) -> Step | None:
         """The last step of a variant's preparation, with its learning rate times ``factor``; None: a random network."""
         pretraining, row = self.pretraining(seed, variant.zero_point), NEIGHBOURS[variant.method]
         training = self._training(pretraining, seed, variant, factor) if row.prepare else None
@@ -114,7 +106,7 @@ class FewShotNeighboursParameters(EpisodeParameters):
             return ScoutingFrom(zero_point=training, scouting=scouting) if training else scouting
         return training or (pretraining if pretraining.epochs else None)
 
-    def _training(self, pretraining: Pretraining, seed: int, variant: Variant, factor: float) -> MetaTraining:
+    def _training(self, pretraining: Pretraining, seed: int, variant: FewShotVariant, factor: float) -> MetaTraining:
         extra = 0 if pretraining.epochs else self.pretraining(seed).cost()
         return MetaTraining(
             pretraining=pretraining,
@@ -132,10 +124,10 @@ class FewShotNeighboursParameters(EpisodeParameters):
             inner_steps=self.inner_steps,
         )
 
-    def settings(self, variant: Variant) -> list[Setting]:
+    def settings(self, variant: FewShotVariant) -> list[PreparationSetting]:
         row = NEIGHBOURS[variant.method]
         factors = self.preparation_factors if row.prepare or row.guide else (1.0,)
-        return [Setting(*pair) for pair in product(factors, self.learning_rates if row.has_rate else (0.0,))]
+        return [PreparationSetting(*pair) for pair in product(factors, self.learning_rates if row.has_rate else (0.0,))]
 
     def preparations(self) -> list[Step]:
         steps = [
@@ -156,7 +148,7 @@ class FewShotNeighboursParameters(EpisodeParameters):
 def run(p: FewShotNeighboursParameters) -> pd.DataFrame:
     """The whole experiment as a tidy frame.
 
-    Columns: seed, those of `Variant`, factor (of the preparation's learning rate), learning_rate, task, metric, value.
+    Columns: seed, those of `FewShotVariant`, those of `PreparationSetting`, task, metric, value.
     Metrics:
 
     - ``validation``: mean accuracy over the tuning episodes, for every setting; the best of a variant is then used;
@@ -173,9 +165,9 @@ def run(p: FewShotNeighboursParameters) -> pd.DataFrame:
             p.variants(),
             settings=p.settings,
             start=cache_by_step(p, folder),
-            measure=measure,
+            measure=_measure,
             validation=lambda result: {"validation": result[0].mean()},
-            choose=choose,
+            choose=partial(best_to_test, variant=FewShotVariant, setting=PreparationSetting),
         )
         per_pass = costs.seconds_per_pass(conv4(5, p.channels, generator=rng(0)), 64)
         for job, (scores, seconds) in tested:
@@ -192,19 +184,13 @@ def run(p: FewShotNeighboursParameters) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def choose(tuning: pd.DataFrame) -> dict[tuple, list[Setting]]:
-    """The best setting of each variant."""
-    best = best_settings(tuning, Variant._fields, Setting._fields)
-    return {variant: [Setting(*setting)] for variant, setting in best.items()}
-
-
 def cache_by_step(p: FewShotNeighboursParameters, folder: Path):
     """What a job starts from, read once for all jobs that start alike."""
     start = cache(partial(start_of, p, folder))
     return lambda job: start(job.seed, job.variant, job.setting.factor)
 
 
-def start_of(p: FewShotNeighboursParameters, folder: Path, seed: int, variant: Variant, factor: float) -> Start:
+def start_of(p: FewShotNeighboursParameters, folder: Path, seed: int, variant: FewShotVariant, factor: float) -> Start:
     """What a variant brings to new tasks, from the files of its preparation."""
     step = p.step(seed, variant, factor)
     if isinstance(step, MetaTraining):
@@ -218,14 +204,14 @@ def start_of(p: FewShotNeighboursParameters, folder: Path, seed: int, variant: V
     return Start(zero_point_of(displacement), displacement=displacement)
 
 
-def measure(job: Job, start: Start) -> tuple[np.ndarray, float]:
+def _measure(job: Job, start: Start) -> tuple[np.ndarray, float]:
     """Accuracy on every episode, and seconds for one."""
     p = job.parameters
     episodes = episodes_of(job, load(p.dataset), p.n_of(job))
-    return learn(NEIGHBOURS[job.variant.method], start, episodes, job.setting.learning_rate, p)
+    return learn_episodes(NEIGHBOURS[job.variant.method], start, episodes, job.setting.learning_rate, p)
 
 
-def adaptation_passes(p: FewShotNeighboursParameters, variant: Variant) -> float:
+def adaptation_passes(p: FewShotNeighboursParameters, variant: FewShotVariant) -> float:
     """Of one task, in network passes."""
     model = network(p.pretraining(0), p.backbone, variant.n_way, p.heads[0])
     return NEIGHBOURS[variant.method].passes(model, variant.n_way * variant.n_shot, p)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import Literal, NamedTuple
 
@@ -11,21 +12,29 @@ from pydantic import Field, field_validator, model_validator
 from experiments.images import start
 from experiments.parameters import Count, Head, Rate, distinct
 from experiments.preparations.scouting import Scouting
-from experiments.protocol import Job, tune_and_test
+from experiments.protocol import Job, best_to_test, tune_and_test
 from experiments.ranking import sides
-from experiments.statistics import best_settings, paired
+from experiments.statistics import paired
 from experiments.stream_methods import METHODS, Learner, guides, ranking
-from experiments.streams import Course, StreamParameters, after_rounds, at_both_ends, by_setting, first_and_last, learn
+from experiments.streams import (
+    Course,
+    StreamParameters,
+    after_rounds,
+    at_both_ends,
+    by_setting,
+    first_and_last,
+    learn_streams,
+)
 from gtl_core.guide import Displacement
 from gtl_core.tasks import Stream, rng
 
 
-class Variant(NamedTuple):
+class StreamVariant(NamedTuple):
     head: Head
     method: str
 
 
-class Setting(NamedTuple):
+class StrengthSetting(NamedTuple):
     strength: float  # of the penalty, times its usual one; 0: there is none
     learning_rate: float
 
@@ -61,12 +70,12 @@ class ForgettingNeighboursParameters(StreamParameters):
     def preparations(self) -> list[Scouting]:
         return [self.scouting(seed, "pretrained", head, self.n_way) for seed, head in product(self.seeds(), self.heads)]
 
-    def settings(self, method: str) -> list[Setting]:
+    def settings(self, method: str) -> list[StrengthSetting]:
         """Equally many for every method: with a strength to choose, every k-th of the rates, from the middle of the
         first k, for k strengths."""
         k, rates = len(self.strengths), self.learning_rates
         strengths, rates = (self.strengths, rates[(k - 1) // 2 :: k]) if METHODS[method].strength else ((0.0,), rates)
-        return [Setting(*pair) for pair in product(strengths, rates)]
+        return [StrengthSetting(*pair) for pair in product(strengths, rates)]
 
 
 def run(p: ForgettingNeighboursParameters) -> pd.DataFrame:
@@ -86,12 +95,12 @@ def run(p: ForgettingNeighboursParameters) -> pd.DataFrame:
     scouted = p.displacements()
     rows, tested = tune_and_test(
         p,
-        [Variant(*pair) for pair in product(p.heads, p.methods)],
+        [StreamVariant(*pair) for pair in product(p.heads, p.methods)],
         settings=lambda variant: p.settings(variant.method),
         start=lambda job: scouted[p.scouting(job.seed, "pretrained", job.variant.head, p.n_way)],
         measure=_learn,
         validation=lambda course: {"validation": course.accuracy[:, -1].mean()},
-        choose=_best,
+        choose=partial(best_to_test, variant=StreamVariant, setting=StrengthSetting),
         where=("task", "step"),
     )
     n_values = sum(tensor.numel() for tensor in next(iter(scouted.values())).zero_point.values())
@@ -110,12 +119,7 @@ def _learn(job: Job, displacement: Displacement) -> Course:
     view, model, optimizer = start(displacement, method, setting.learning_rate, p.copies(job.purpose))
     generator = rng(job.seed, job.purpose, "replay")
     memory = method.memory(Learner(model, optimizer, setting.strength * method.strength, p.capacity, generator))
-    return learn(job, p.stream, p.epochs, view, model, optimizer, memory)
-
-
-def _best(tuning: pd.DataFrame) -> dict[tuple, list[Setting]]:
-    best = best_settings(tuning, Variant._fields, Setting._fields)
-    return {variant: [Setting(*setting)] for variant, setting in best.items()}
+    return learn_streams(job, p.stream, p.epochs, view, model, optimizer, memory)
 
 
 def verdict(frame: pd.DataFrame) -> str:
@@ -124,7 +128,7 @@ def verdict(frame: pd.DataFrame) -> str:
     for head, ranked in ranking(frame).groupby("head", sort=False):
         best = ranked.iloc[0]
         lines.append(f"{head} head: best at the end of the stream is {best['method']} with {best['accuracy']:.3f}.")
-        if "guided" not in ranked:
+        if not best["guided"]:
             continue
         mine = ranked[ranked["method"] == best["guided"]].iloc[0]
         lines.append(f"  {mine['method']} reaches {mine['accuracy']:.3f} and stores {mine['stored']:.0f} numbers.")

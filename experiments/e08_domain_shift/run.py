@@ -16,7 +16,7 @@ from experiments.data import load
 from experiments.data.splits import split_classes
 from experiments.e08_domain_shift.methods import BY_KEY, METHODS, STRENGTH, Alignment, Scouts
 from experiments.episodes import GROUP, EpisodeParameters, Task
-from experiments.few_shot import episodes_of, learn
+from experiments.few_shot import PreparationSetting, episodes_of, learn_episodes
 from experiments.images import zero_point_of
 from experiments.neighbours import NEIGHBOURS
 from experiments.parameters import Dataset, Head, Rate, distinct
@@ -24,14 +24,13 @@ from experiments.preparations.domain_training import DomainTraining, shifted
 from experiments.preparations.pretraining import HELD_OUT_DRAWERS, Pretraining, zero_point
 from experiments.preparations.scouting_from import ScoutingFrom
 from experiments.preparations.steps import Step, made
-from experiments.protocol import Job, tune_and_test
+from experiments.protocol import Job, best_to_test, tune_and_test
 from experiments.ranking import rank, sides
-from experiments.statistics import best_settings
 
 Target = Literal["as_is", "inverted"]
 
 
-class Variant(NamedTuple):
+class ShiftVariant(NamedTuple):
     """A row of `METHODS` for one kind of task."""
 
     target: Target
@@ -40,13 +39,6 @@ class Variant(NamedTuple):
     alignment: Alignment
     scouts: Scouts
     method: str
-
-
-class Setting(NamedTuple):
-    """factor: of the strength of an alignment, or of the scouts' learning rate."""
-
-    factor: float
-    learning_rate: float
 
 
 class DomainShiftParameters(EpisodeParameters):
@@ -68,15 +60,15 @@ class DomainShiftParameters(EpisodeParameters):
             raise ValueError(f"targets: {self.dataset} as it is does not differ from the source")
         return self
 
-    def variants(self) -> list[Variant]:
+    def variants(self) -> list[ShiftVariant]:
         tasks = [Task.parse(task) for task in self.tasks]
-        return [Variant(t, *task, *row.key) for t, task, row in product(self.targets, tasks, METHODS.values())]
+        return [ShiftVariant(t, *task, *row.key) for t, task, row in product(self.targets, tasks, METHODS.values())]
 
     def untrained(self, seed: int) -> Pretraining:
         """The network that pretraining on the source begins with."""
         return Pretraining(dataset=self.source, seed=seed, channels=self.channels, epochs=0)
 
-    def step(self, seed: int, variant: Variant, factor: float) -> Step | None:
+    def step(self, seed: int, variant: ShiftVariant, factor: float) -> Step | None:
         """The last step of a variant's preparation, with the strength of its alignment, or its scouts' learning rate,
         times ``factor``; None where nothing is prepared."""
         if variant.method == "scratch":
@@ -102,10 +94,10 @@ class DomainShiftParameters(EpisodeParameters):
         inverted = variant.scouts == "target" and variant.target == "inverted"
         return ScoutingFrom(zero_point=training, scouting=scouting, inverted=inverted)
 
-    def settings(self, variant: Variant) -> list[Setting]:
+    def settings(self, variant: ShiftVariant) -> list[PreparationSetting]:
         prepared = variant.scouts != "none" or variant.alignment != "none"
         rates = self.learning_rates if BY_KEY[variant[3:]].has_rate else (0.0,)
-        return [Setting(*pair) for pair in product(self.preparation_factors if prepared else (1.0,), rates)]
+        return [PreparationSetting(*pair) for pair in product(self.preparation_factors if prepared else (1.0,), rates)]
 
     def preparations(self) -> list[Step]:
         steps = [
@@ -119,7 +111,7 @@ class DomainShiftParameters(EpisodeParameters):
 def run(p: DomainShiftParameters) -> pd.DataFrame:
     """The whole experiment as a tidy frame.
 
-    Columns: seed, those of `Variant`, factor, learning_rate, task, metric, value. Metrics:
+    Columns: seed, those of `ShiftVariant`, factor, learning_rate, task, metric, value. Metrics:
 
     - ``validation``: mean accuracy over the tuning episodes, for every setting; the best of a variant is then used;
     - ``accuracy``: over each group of ``GROUP`` test episodes (task);
@@ -133,9 +125,9 @@ def run(p: DomainShiftParameters) -> pd.DataFrame:
             p.variants(),
             p.settings,
             start=lambda job: start(job.seed, job.variant, job.setting.factor),
-            measure=measure,
+            measure=_measure,
             validation=lambda accuracies: {"validation": accuracies.mean()},
-            choose=choose,
+            choose=partial(best_to_test, variant=ShiftVariant, setting=PreparationSetting),
         )
     for job, accuracies in tested:
         groups = enumerate(accuracies.reshape(-1, GROUP).mean(1))
@@ -145,21 +137,15 @@ def run(p: DomainShiftParameters) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def choose(tuning: pd.DataFrame) -> dict[tuple, list[Setting]]:
-    """The best setting of each variant."""
-    best = best_settings(tuning, Variant._fields, Setting._fields)
-    return {variant: [Setting(*setting)] for variant, setting in best.items()}
-
-
-def measure(job: Job, start: Start) -> np.ndarray:
+def _measure(job: Job, start: Start) -> np.ndarray:
     """Accuracy on every episode."""
     p = job.parameters
     n = p.n_episodes if job.purpose == "test" else p.n_tuning_episodes
     episodes = episodes_of(job, shifted(p.dataset, job.variant.target == "inverted"), n)
-    return learn(NEIGHBOURS[job.variant.method], start, episodes, job.setting.learning_rate, p)[0]
+    return learn_episodes(NEIGHBOURS[job.variant.method], start, episodes, job.setting.learning_rate, p)[0]
 
 
-def _start(folder: Path, p: DomainShiftParameters, seed: int, variant: Variant, factor: float) -> Start:
+def _start(folder: Path, p: DomainShiftParameters, seed: int, variant: ShiftVariant, factor: float) -> Start:
     """What a variant brings to new tasks, from the files of its preparation."""
     step = p.step(seed, variant, factor)
     if isinstance(step, ScoutingFrom):

@@ -1,10 +1,10 @@
 """How many small networks train side by side: the one public face of this folder.
 
 `stack` makes one network of many, `stack_guide` and `stacked_cross_entropy` a guide and a loss for it. `one_by_one` and
-`together` are the ways to train one copy of a network per task, `groups` says which tasks go together.
+`together` are the ways to train one copy of a network per task, `in_groups` says which tasks go together.
 """
 
-from gtl_core._engine.scouts import groups, one_by_one, together
+from gtl_core._engine.scouts import in_groups, one_by_one, together
 from gtl_core._engine.stacked import stack, stack_guide, stacked_cross_entropy
 
-__all__ = ["groups", "one_by_one", "stack", "stack_guide", "stacked_cross_entropy", "together"]
+__all__ = ["in_groups", "one_by_one", "stack", "stack_guide", "stacked_cross_entropy", "together"]

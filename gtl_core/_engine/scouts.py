@@ -53,7 +53,7 @@ def together(model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> Scouts:
     return [{name: p.detach()[s] for name, p in network.named_parameters()} for s in range(len(tasks))]
 
 
-def groups(tasks: Iterable[Task], size: int) -> Iterator[list[Task]]:
+def in_groups(tasks: Iterable[Task], size: int) -> Iterator[list[Task]]:
     """``tasks`` in order, at most ``size`` at once, all of a group of the same shapes."""
     group, shapes = [], None
     for task in tasks:
