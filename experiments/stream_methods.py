@@ -13,9 +13,8 @@ from torch import nn
 from experiments.baselines.continual import EWC, L2SP, Memory, Replay, SynapticIntelligence
 from experiments.data import SIDE
 from experiments.methods import FROZEN, NETWORK, PLAIN, TENSOR, Family, Method, table
-from experiments.ranking import accuracy_of, best_first, guided_minus
+from experiments.ranking import rank
 from experiments.statistics import paired
-from experiments.streams import first_and_last
 
 
 class Learner(NamedTuple):
@@ -94,23 +93,14 @@ def ranking(frame: pd.DataFrame, seconds: pd.DataFrame | None = None) -> pd.Data
     ``guided`` is the scope that was better on the validation streams; ``difference`` is that one minus the method,
     paired over the same streams, with its 95 % interval from ``low`` to ``high``.
     """
-    rows = []
-    tuned = _means(frame, "validation", "strength", "learning_rate").groupby(level=["head", "method"]).max()
-    costs = {"stored": _means(frame, "stored")}
-    if seconds is not None:
-        costs["step_seconds"] = _means(seconds, "step_seconds")
-    for head, accuracy in frame[frame["metric"] == "accuracy"].groupby("head", sort=False):
-        first, last = first_and_last(accuracy)
-        guided = max(guides(last), key=lambda method: tuned[head, method], default=None)
-        for method, values in last.items():
-            row = {"head": head, "method": method} | accuracy_of(values)
-            row["gain"] = paired(values, first[method]).text
-            row |= {name: cost[head, method] for name, cost in costs.items()}
-            if guided:
-                row |= {"guided": guided} | guided_minus(last[guided], values, "streams")
-            rows.append(row)
-    return best_first(rows, ["head"])
-
-
-def _means(frame: pd.DataFrame, metric: str, *also: str) -> pd.Series:
-    return frame[frame["metric"] == metric].groupby(["head", "method", *also])["value"].mean()
+    key, accuracy, tuning = ["head", "method"], *(frame[frame["metric"] == m] for m in ("accuracy", "validation"))
+    first, last = (accuracy[accuracy["step"] == step] for step in (accuracy["step"].min(), accuracy["step"].max()))
+    table = rank(last, tuning, key[:1], key[1:], lambda variant: bool(guides([variant["method"]])), tasks="streams")
+    table["guided"] = table["guided"].str[0]
+    before, after = (dict(list(rows.groupby(key))) for rows in (first, last))
+    table["gain"] = [paired(after[who], before[who]).text for who in table[key].itertuples(index=False, name=None)]
+    for metric, costs in {"stored": frame, "step_seconds": seconds}.items():
+        if costs is not None:
+            means = costs[costs["metric"] == metric].groupby(key)["value"].mean()
+            table = table.merge(means.rename(metric), on=key)
+    return table

@@ -48,7 +48,6 @@ def _against_what_is_stored(axis: Axes, ranked: pd.DataFrame) -> None:
     axis.annotate("none", (floor, 0.01), xycoords=("data", "axes fraction"), fontsize=8, color="#777777")
 
 
-MEMORIES = {name: (method.colour, method.label) for name, method in METHODS.items()}  # until 08 has moved
 EXPERIMENT = Experiment(
     "forgetting_neighbours",
     "07_forgetting_neighbours",
