@@ -249,7 +249,7 @@ def verdict(frame: pd.DataFrame) -> str:
     for task, ranked in ranking(frame).groupby("task", sort=False):
         first = ranked.iloc[0]
         lines.append(f"{task}: best is {_called(first)} with {first['accuracy']:.3f}.")
-        if not first["guided"]:
+        if pd.isna(first["guided"]):
             continue
         mine = ranked[ranked["method"] == first["guided"]].iloc[0]
         lines.append(f"  {mine['method']} ranks {mine['rank']} of {len(ranked)} with {mine['accuracy']:.3f}.")

@@ -128,7 +128,7 @@ def verdict(frame: pd.DataFrame) -> str:
     for head, ranked in ranking(frame).groupby("head", sort=False):
         best = ranked.iloc[0]
         lines.append(f"{head} head: best at the end of the stream is {best['method']} with {best['accuracy']:.3f}.")
-        if not best["guided"]:
+        if pd.isna(best["guided"]):
             continue
         mine = ranked[ranked["method"] == best["guided"]].iloc[0]
         lines.append(f"  {mine['method']} reaches {mine['accuracy']:.3f} and stores {mine['stored']:.0f} numbers.")
