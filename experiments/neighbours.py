@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from experiments.baselines import compare, learned_optimizer, meta, multitask, transfer
 from experiments.baselines.continual import L2SP
-from experiments.baselines.few_shot import Learning, Predictor, Prepared, Start
+from experiments.baselines.few_shot import Learning, Prepared, Start
 from experiments.baselines.transfer import FineTuning, ProbeThenFineTuning
 from experiments.costs import FORWARD, TRAINING, TWICE
 from experiments.methods import (
@@ -30,6 +30,7 @@ from experiments.methods import (
     TENSOR,
     Family,
     Method,
+    Predictor,
     table,
 )
 from gtl_core.tasks import Episode, rng, to_float

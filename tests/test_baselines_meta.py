@@ -377,7 +377,7 @@ def test_every_row_learns_tasks_side_by_side(name):
     if row.prepare:
         prepared = row.prepare.train(model, train, step(row.prepare.name))
         assert prepared.passes > 0 and prepared.seconds > 0
-        assert same(prepared.model, model) == (name in ("simple_shot", "learned_optimizer"))
+        assert prepared.extra or not same(prepared.model, model)  # it leaves something to start from
         start = Start(prepared.model, prepared.extra)
     if row.guide:
         displacement = scout(start.model, [labelled(e.support) for e in train], Recipe(0.1, 2))

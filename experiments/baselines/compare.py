@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, mse_loss, one_hot
 
-from experiments.baselines.few_shot import Predictor, Prepared, measured
+from experiments.baselines.few_shot import Prepared, measured
 from experiments.costs import TRAINING
+from experiments.methods import Predictor
 from gtl_core.tasks import Episode, labelled
 
 Compare = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -15,7 +15,6 @@ from experiments.data import Dataset
 from gtl_core.guide import Displacement
 from gtl_core.tasks import Episode, labelled, rng, sample_episode
 
-Predictor = Callable[[Tensor], Tensor]  # inputs [N, 1, 28, 28] -> scores [N, n_way], the largest one wins
 Item = TypeVar("Item")
 
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from experiments.baselines.few_shot import Predictor, Prepared, groups, measured, side_by_side
+from experiments.baselines.few_shot import Prepared, groups, measured, side_by_side
 from experiments.costs import TRAINING, TWICE
+from experiments.methods import Predictor
 from gtl_core._engine.stacked import stack, stacked_cross_entropy
 from gtl_core.tasks import Episode
 from gtl_core.training import fit
@@ -101,7 +102,9 @@ def maml(
         optimizer.zero_grad()
         meta_loss(stacked(len(group)), zero_point, rates, group, n_steps, first_order).backward()
         optimizer.step()
-        passes += sum(inner_cost * n_steps * _n(e.support) + TRAINING * _n(e.query) for e in group)
+        passes += sum(
+            inner_cost * n_steps * e.support.shape[:2].numel() + TRAINING * e.query.shape[:2].numel() for e in group
+        )
     return Prepared(model, passes, {name: rate.detach() for name, rate in rates.items()} if learn_rates else {})
 
 
@@ -161,12 +164,8 @@ def reptile(
         with torch.no_grad():
             for p, trained in zip(model.parameters(), tasks.parameters(), strict=True):
                 p.lerp_(trained.mean(0), meta_rate * (1 - i / n_groups))
-        passes += TRAINING * epochs * sum(_n(episode.support) for episode in group)
+        passes += TRAINING * epochs * sum(episode.support.shape[:2].numel() for episode in group)
     return Prepared(model, passes)
-
-
-def _n(images: Tensor) -> int:
-    return images.shape[0] * images.shape[1]
 
 
 def reptile_adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:

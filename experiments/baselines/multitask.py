@@ -76,7 +76,7 @@ def soft_sharing(
         with torch.no_grad():
             for p, own in zip(model.body.parameters(), tasks.body.parameters(), strict=True):
                 p.copy_(own.mean(0))
-    n_images = sum(episode.support.shape[0] * episode.support.shape[1] for episode in episodes)
+    n_images = sum(episode.support.shape[:2].numel() for episode in episodes)
     return Prepared(model, TRAINING * epochs * n_images)
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from experiments.baselines.few_shot import Predictor, Prepared, Start, measured
+from experiments.baselines.few_shot import Prepared, Start, measured
 from experiments.costs import FORWARD, TRAINING, shares
+from experiments.methods import Predictor
 from gtl_core._engine.stacked import stack, stack_guide, stacked_cross_entropy
 from gtl_core.guide import Displacement, Guide
 from gtl_core.guided import Guided
@@ -134,18 +135,15 @@ def simple_shot(model: nn.Module, inputs: Tensor, labels: Tensor, mean: Tensor) 
     return nearest_mean(model, inputs, labels, lambda features: nn.functional.normalize(features - mean))
 
 
-def classify_features(
-    model: nn.Module, inputs: Tensor, labels: Tensor, *, classifier: ClassifierMixin, normalize: bool = True
-) -> Predictor:
-    """Feature-based transfer: the body's features, of length 1 if ``normalize``, into a scikit-learn classifier.
+def classify_features(model: nn.Module, inputs: Tensor, labels: Tensor, *, classifier: ClassifierMixin) -> Predictor:
+    """Feature-based transfer: the body's features, at length 1, into a scikit-learn classifier.
 
     ``LogisticRegression(C=10)``, ``LinearSVC()``, ... Source: Razavian et al. 2014; Tian et al. 2020.
     """
 
     def features(images: Tensor) -> Tensor:
         with torch.no_grad():
-            found = model.eval().body(images)
-        return nn.functional.normalize(found) if normalize else found
+            return nn.functional.normalize(model.eval().body(images))
 
     from sklearn.base import clone  # slow to import, and training steps import this module without using it
 
