@@ -1,21 +1,36 @@
-"""Episodes learned side by side: what 06 and 08 measure."""
+"""Few-shot learning after some preparation: what 06 and 08 tune, measure and rank."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
+from pydantic import Field
+from torch import nn
 
 from experiments.baselines.few_shot import Start, groups, side_by_side
-from experiments.data import Dataset
+from experiments.data import Dataset, load
 from experiments.data.splits import split_classes
-from experiments.episodes import SIDE_BY_SIDE
-from experiments.methods import Method
-from experiments.protocol import Job
-from gtl_core.tasks import Episode, rng, sample_episode
+from experiments.episodes import GROUP, SIDE_BY_SIDE, EpisodeParameters, Task
+from experiments.images import zero_point_of
+from experiments.neighbours import NEIGHBOURS
+from experiments.parameters import Head, Rate, Some
+from experiments.preparations.meta_training import MetaTraining
+from experiments.preparations.scouting import Scouting
+from experiments.preparations.scouting_from import ScoutingFrom
+from experiments.preparations.steps import Step
+from experiments.protocol import Job, Row, best_to_test, tune_and_test
+from experiments.ranking import rank
+from gtl_core.tasks import rng, sample_episode
+
+SCOPES = tuple(row.name for row in NEIGHBOURS.values() if row.guide and not row.prepare)  # guidance and nothing else
 
 
 class PreparationSetting(NamedTuple):
@@ -25,27 +40,106 @@ class PreparationSetting(NamedTuple):
     learning_rate: float
 
 
-def episodes_of(job: Job, dataset: Dataset, n: int) -> list[Episode]:
-    """The first ``n`` for the job's variant (its n_way and n_shot), the same for every method and setting: differences
-    between methods are paired."""
-    v, classes = job.variant, split_classes(dataset, job.seed)[job.purpose]
-    shape = (v.n_way, v.n_shot, job.parameters.n_query)
-    return [sample_episode(dataset.examples, classes, *shape, rng(job.seed, job.purpose, i)) for i in range(n)]
+class PreparedParameters(EpisodeParameters):
+    """Parameters of methods that are prepared in ways of their own. A variant has ``n_way``, ``n_shot``, ``method``."""
+
+    heads: tuple[Head, ...] = Field(min_length=1, max_length=1)
+    preparation_factors: Some[Rate]
+
+    def variants(self) -> Sequence[Any]:
+        raise NotImplementedError
+
+    def step(self, seed: int, variant: Any, factor: float) -> Step | None:
+        """The last step of a variant's preparation, scaled by ``factor``; None where nothing is prepared."""
+        raise NotImplementedError
+
+    def network(self, seed: int, n_way: int) -> nn.Sequential:
+        """As it is before any preparation."""
+        raise NotImplementedError
+
+    def images(self, variant: Any) -> Dataset:
+        return load(self.dataset)
+
+    def n_of(self, job: Job) -> int:
+        """How many episodes."""
+        return self.n_episodes if job.purpose == "test" else self.n_tuning_episodes
+
+    def has_factor(self, variant: Any) -> bool:
+        return bool(NEIGHBOURS[variant.method].prepare or NEIGHBOURS[variant.method].guide)
+
+    def settings(self, variant: Any) -> list[PreparationSetting]:
+        factors = self.preparation_factors if self.has_factor(variant) else (1.0,)
+        rates = self.learning_rates if NEIGHBOURS[variant.method].has_rate else (0.0,)
+        return [PreparationSetting(*pair) for pair in product(factors, rates)]
+
+    def preparations(self) -> list[Step]:
+        pairs = product(self.variants(), self.seeds())
+        steps = [self.step(seed, v, setting.factor) for v, seed in pairs for setting in self.settings(v)]
+        return list(dict.fromkeys(filter(None, steps)))
+
+    def start(self, folder: Path, seed: int, variant: Any, factor: float) -> Start:
+        """What a variant brings to new tasks, from the files of its preparation."""
+        step = self.step(seed, variant, factor)
+        if isinstance(step, MetaTraining):
+            return step.start(folder, variant.n_way, self.heads[0])
+        if isinstance(step, Scouting | ScoutingFrom):
+            displacement = step.displacement(folder)
+            return Start(zero_point_of(displacement), displacement=displacement)
+        model = self.network(seed, variant.n_way)
+        if step:
+            model.body.load_state_dict(step.body(folder))
+        return Start(model)
 
 
-def learn_episodes(
-    method: Method, start: Start, episodes: Sequence[Episode], rate: float, parameters: Any
-) -> tuple[np.ndarray, float]:
-    """Accuracy on every episode, and the seconds that adapting to one and answering its queries took, on average."""
-    n_way, n_shot = episodes[0].support.shape[:2]
-    accuracies, seconds = [], 0.0
-    for some in groups(episodes, max(1, SIDE_BY_SIDE // (n_way * n_shot))):
+def tune_and_test_episodes(p: PreparedParameters, folder: Path) -> tuple[list[Row], list[tuple[Job, Any]]]:
+    """`tune_and_test`, from the preparations in ``folder``: the best setting of a variant is tested.
+
+    Returns the tuning record (``validation``, the mean accuracy over the tuning episodes), and for every test job its
+    accuracy on every episode and the seconds that adapting to one and answering its queries took, on average.
+    """
+    start, variants = cache(partial(p.start, folder)), p.variants()  # what is read once serves all learning rates
+    return tune_and_test(
+        p,
+        variants,
+        p.settings,
+        start=lambda job: start(job.seed, job.variant, job.setting.factor),
+        measure=_measure,
+        validation=lambda result: {"validation": result[0].mean()},
+        choose=partial(best_to_test, variant=type(variants[0]), setting=PreparationSetting),
+    )
+
+
+def episode_rows(job: Job, accuracies: np.ndarray, step: Step | None) -> list[Row]:
+    """``accuracy`` of each ``GROUP`` of test episodes (task), and ``preparation_passes``, network passes before any
+    task (`experiments.costs`), of which ``step`` was the last."""
+    means = enumerate(accuracies.reshape(-1, GROUP).mean(1))
+    rows = [job.row("accuracy", accuracy, task=task) for task, accuracy in means]
+    return [*rows, job.row("preparation_passes", step.total_cost() if step else 0, task="")]
+
+
+def _measure(job: Job, start: Start) -> tuple[np.ndarray, float]:
+    v, p = job.variant, job.parameters
+    images, accuracies, seconds = p.images(v), [], 0.0
+    # The same for every method and setting: differences between methods are paired.
+    classes, shape = split_classes(images, job.seed)[job.purpose], (v.n_way, v.n_shot, p.n_query)
+    draws = [rng(job.seed, job.purpose, i) for i in range(p.n_of(job))]
+    episodes = [sample_episode(images.examples, classes, *shape, draw) for draw in draws]
+    for some in groups(episodes, max(1, SIDE_BY_SIDE // (v.n_way * v.n_shot))):
         support, targets = side_by_side([episode.support for episode in some])
         queries, answers = side_by_side([episode.query for episode in some])
         begin = time.perf_counter()
-        predict = method.adapt(start, support, targets, rate, parameters)
+        predict = NEIGHBOURS[v.method].adapt(start, support, targets, job.setting.learning_rate, p)
         with torch.no_grad():
             right = (predict(queries).argmax(-1) == answers).float()
         seconds += time.perf_counter() - begin
         accuracies.append(right.mean(0))
     return torch.cat(accuracies).numpy(), seconds / len(episodes)
+
+
+def rank_episodes(frame: pd.DataFrame, conditions: Sequence[str], variants: Sequence[str]) -> pd.DataFrame:
+    """`rank` for each of ``conditions`` and kind of task, which ``task`` names, of each of ``variants`` and method."""
+    conditions, variants = [*conditions, "n_way", "n_shot"], [*variants, "method"]
+    test, tuning = (frame[frame["metric"] == metric] for metric in ("accuracy", "validation"))
+    table = rank(test, tuning, conditions, variants, lambda variant: variant["method"] in SCOPES, GROUP)
+    table.insert(0, "task", [str(Task(*task)) for task in table[["n_way", "n_shot"]].itertuples(index=False)])
+    return table

@@ -8,14 +8,14 @@ from itertools import product
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from experiments.data import N_DRAWERS, load
 from experiments.data.splits import split_classes
 from experiments.methods import FROZEN, NETWORK, PLAIN, SCRATCH, TENSOR, Method
 from experiments.models import conv4
-from experiments.parameters import Count, Dataset, Head, ParameterError, Rate, SeededParameters, distinct
+from experiments.parameters import Count, Dataset, Head, ParameterError, Rate, SeededParameters, Some
 from experiments.preparations.pretraining import Pretraining
 from experiments.preparations.scouting import Scouting
 from experiments.preparations.steps import made
@@ -24,6 +24,7 @@ from gtl_core.guide import Displacement, Guide
 from gtl_core.guided import Guided
 from gtl_core.tasks import rng
 
+ShotCount = Annotated[int, Field(ge=1, le=N_DRAWERS)]
 ZeroPoint = Literal["pretrained", "random"]
 
 # In the order of tables; legends follow `BASIC`. Plain fine-tuning of a random network is training from scratch.
@@ -37,11 +38,11 @@ class ImageParameters(SeededParameters):
     """What is pretrained and scouted, and on what; see a notebook's parameter cell for what each one means."""
 
     dataset: Dataset
-    heads: Annotated[tuple[Head, ...], Field(min_length=1), AfterValidator(distinct)]
+    heads: Some[Head]
     channels: Annotated[int, Field(ge=4, multiple_of=4)]
     pretraining_epochs: Count
     n_scouts: Count
-    scout_n_shot: Annotated[int, Field(ge=1, le=N_DRAWERS)]
+    scout_n_shot: ShotCount
     scout_epochs: Count
     scout_learning_rate: Rate
 
@@ -118,9 +119,6 @@ def zero_point_of(displacement: Displacement) -> nn.Sequential:
     model = conv4(len(parameters["head.bias"]), len(parameters["body.0.bias"]), generator=rng(0))
     model.load_state_dict(parameters)
     return model
-
-
-network = zero_point_of  # old name: until tests/test_experiments.py has moved
 
 
 @torch.no_grad()

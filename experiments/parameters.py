@@ -7,10 +7,21 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+
+def distinct(values: tuple) -> tuple:
+    """The values; ValueError if two are equal."""
+    if len(set(values)) < len(values):
+        raise ValueError("must not name the same value twice")
+    return values
+
+
+Item = TypeVar("Item")
+Distinct = Annotated[tuple[Item, ...], AfterValidator(distinct)]
+Some = Annotated[tuple[Item, ...], Field(min_length=1), AfterValidator(distinct)]  # at least one
 Dataset = Literal["glyphs", "omniglot"]
 Head = Literal["zero", "random"]
 Count = Annotated[int, Field(ge=1)]
@@ -100,20 +111,8 @@ class SeededParameters(NotebookParameters):
     """Of an experiment on several networks, whose methods try several learning rates."""
 
     n_seeds: Count
-    learning_rates: tuple[Rate, ...] = Field(min_length=1)
-
-    @field_validator("learning_rates")
-    @classmethod
-    def _distinct_rates(cls, values: tuple) -> tuple:
-        return distinct(values)
+    learning_rates: Some[Rate]
 
     def seeds(self) -> list[int]:
         """One pretrained network each. Far apart for different ``seed``, so that two runs share none."""
         return [1000 * self.seed + i for i in range(self.n_seeds)]
-
-
-def distinct(values: tuple) -> tuple:
-    """The values; ValueError if two are equal."""
-    if len(set(values)) < len(values):
-        raise ValueError("must not name the same value twice")
-    return values

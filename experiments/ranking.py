@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from experiments.statistics import bootstrap, by_seed_and_task, paired
+from experiments.statistics import bootstrap, by_seed_and_task, difference
 
 
 def rank(
@@ -22,7 +22,8 @@ def rank(
 
     accuracies, tuning: the test rows and the ``validation`` rows of a table. conditions, variants: its columns that
     tell them apart. is_guide: whether a variant (its columns) is guidance and nothing else. ``guided`` is the variant,
-    a tuple, that does best of those in validation, or None; the columns of `guided_minus` compare it with each.
+    a tuple, that does best of those in validation, or None; the columns of `statistics.difference` (the mean
+    as ``difference``) compare it with each.
     """
     settings = tuning.columns.intersection(["factor", "strength", "learning_rate"])
     best = tuning.groupby([*conditions, *variants, *settings])["value"].mean()  # over seeds
@@ -35,21 +36,14 @@ def rank(
         guided = max(guides, key=lambda key: best[*condition, *key], default=None)
         for key, mine in values.items():
             row = dict(zip(conditions, condition, strict=True)) | names[key] | accuracy_of(mine) | {"guided": guided}
-            rows.append(row | (guided_minus(values[guided], mine, tasks, per_row) if guided else {}))
-    return best_first(rows, conditions)
+            rows.append(row | (difference(values[guided], mine, tasks, per_row, "networks") if guided else {}))
+    return best_first(rows, conditions).rename(columns={"mean": "difference"})
 
 
 def accuracy_of(values: pd.DataFrame) -> dict[str, float]:
     """Mean accuracy and its 95 % interval, as columns of a ranking."""
     e = bootstrap(by_seed_and_task(values))
     return {"accuracy": e.mean, "accuracy_low": e.low, "accuracy_high": e.high}
-
-
-def guided_minus(guided: pd.DataFrame, values: pd.DataFrame, tasks: str, per_row: int = 1) -> dict[str, object]:
-    """The paired difference, as columns of a ranking. ``tasks``: what they are, ``per_row`` in a row of the table."""
-    e = paired(guided, values)
-    n = f"{e.n[0]} networks x {e.n[1] * per_row} {tasks}"
-    return {"difference": e.mean, "low": e.low, "high": e.high, "text": e.text, "n": n}
 
 
 def best_first(rows: list[dict[str, object]], groups: Sequence[str]) -> pd.DataFrame:

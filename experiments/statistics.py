@@ -19,15 +19,11 @@ class Estimate:
     n: tuple[int, int]
 
     @property
-    def sample(self) -> str:
-        return f"{self.n[0]} seeds x {self.n[1]} tasks"
-
-    @property
     def text(self) -> str:
         return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
     def __str__(self) -> str:
-        return f"{self.text} (n = {self.sample})"
+        return f"{self.text} (n = {self.n[0]} seeds x {self.n[1]} tasks)"
 
 
 def bootstrap(values: np.ndarray, level: float = 0.95, n_resamples: int = 4000) -> Estimate:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
@@ -59,11 +60,19 @@ def _png(figure: Figure, dpi: int) -> bytes:
     return buffer.getvalue()
 
 
-def panels(rows: int, columns: int, size: tuple[float, float], **share: bool | str) -> tuple[Figure, np.ndarray]:
-    """A figure of so many inches with its axes [rows, columns]; they share what `Figure.subplots` is told."""
+@contextmanager
+def drawing(
+    rows: int, columns: int, size: tuple[float, float], legend: Iterable[str] | None = None, **share: object
+) -> Iterator[tuple[Figure, np.ndarray]]:
+    """A figure of so many inches and its axes [rows, columns], to be drawn upon in the project's style.
+
+    legend: one goes below, with these labels first; None: there is none. share: see `Figure.subplots`.
+    """
     with mpl.rc_context(STYLE):
         figure = _Figure(figsize=size, layout="constrained")
-        return figure, figure.subplots(rows, columns, squeeze=False, **share)
+        yield figure, figure.subplots(rows, columns, squeeze=False, **share)
+        if legend is not None:
+            _legend_below(figure, legend)
 
 
 def of_methods(frame: pd.DataFrame, methods: Iterable[Method]) -> list[tuple[Method, pd.DataFrame]]:
@@ -78,7 +87,7 @@ def rate_axis(axis: Axes) -> None:
     axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
-def legend_below(figure: Figure, order: Iterable[str] = ()) -> None:
+def _legend_below(figure: Figure, order: Iterable[str]) -> None:
     """One legend for all panels: each label once, those in ``order`` first, then the others as they come."""
     entries = {}
     for axis in figure.axes:

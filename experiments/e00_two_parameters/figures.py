@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from experiments.e00_two_parameters.run import METHODS, TwoParameters
 from experiments.experiment import Experiment
 from experiments.methods import GUIDED
-from experiments.style import STYLE, panels
+from experiments.style import drawing
 
 TITLES = {"as scouted": "3. A task of the scouted family", "foreign": "4. A foreign task"}
 ZERO_POINT = {"s": 60, "facecolor": "white", "edgecolor": "black", "zorder": 3}
@@ -19,16 +18,14 @@ ZERO_POINT = {"s": 60, "facecolor": "white", "edgecolor": "black", "zorder": 3}
 
 def method(frame: pd.DataFrame) -> Figure:
     """Scouts leaving the zero point; the guide; plain and guided descent in the main task's loss landscape."""
-    figure, axes = panels(1, 4, (12, 3.4), width_ratios=(1, 0.5, 1, 1))
-    with mpl.rc_context(STYLE):
-        ends = _weights(frame, "scout", "as scouted")
+    ends, (values,) = (_weights(frame, name, "as scouted") for name in ("scout", "guide"))
+    with drawing(1, 4, (12, 3.4), width_ratios=(1, 0.5, 1, 1)) as (figure, axes):
         scouts, guide, *mains = axes[0]
         for w1, w2 in ends:
             scouts.plot([0, w1], [0, w2], color="#CCCCCC", linewidth=0.8, zorder=1)
         scouts.scatter(*ends.T, s=14, color="black", zorder=2, label="scouts")
         scouts.scatter(0, 0, label="zero point", **ZERO_POINT)
         scouts.set(title="1. Scouts leave the zero point", ylim=(-2.6, 2.6), xlim=(-2.6, 2.6))
-        values = _weights(frame, "guide", "as scouted")[0]
         guide.bar(["$g_1$", "$g_2$"], values, color=GUIDED.colour, width=0.6)
         for x, value in enumerate(values):
             guide.text(x, value + 0.02, f"{value:.2g}", ha="center")
@@ -52,16 +49,15 @@ def _weights(frame: pd.DataFrame, method: str, family: str) -> np.ndarray:
 def _descents(axis: Axes, frame: pd.DataFrame, family: str) -> None:
     examples = frame[frame["method"] == "example"].pivot(index="step", columns="metric", values="value")
     truth = _weights(frame, "truth", family)[0]
-    paths = {name: _weights(frame, name, family) for name in METHODS}
+    paths = {method: _weights(frame, name, family) for name, method in METHODS.items()}
     reach = 1.25 * max(1.0, abs(truth).max(), *(abs(path).max() for path in paths.values()))
     grid = np.linspace(-reach, reach, 160)
     w1, w2 = np.meshgrid(grid, grid)
     errors = [(x1 * w1 + x2 * w2 - y) ** 2 for x1, x2, y in examples[["x1", "x2", "y"]].to_numpy()]
-    loss = np.mean(errors, axis=0)
-    axis.contourf(w1, w2, np.sqrt(loss), levels=14, cmap="Greys", alpha=0.55)
-    for name, path in paths.items():
-        axis.plot(*path.T, color=METHODS[name].colour, linewidth=1.8, label=METHODS[name].label)
-        axis.scatter(*path[-1], color=METHODS[name].colour, s=30, zorder=3)
+    axis.contourf(w1, w2, np.sqrt(np.mean(errors, axis=0)), levels=14, cmap="Greys", alpha=0.55)
+    for method, path in paths.items():
+        axis.plot(*path.T, color=method.colour, linewidth=1.8, label=method.label)
+        axis.scatter(*path[-1], color=method.colour, s=30, zorder=3)
     axis.scatter(*truth, marker="*", s=140, color="#F0E442", edgecolor="black", zorder=4, label="truth")
     axis.scatter(0, 0, **ZERO_POINT)
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach))

@@ -93,8 +93,7 @@ def _descent(inputs: Tensor, targets: Tensor, guide: Guide | None, p: TwoParamet
     """The weights [steps + 1, 2] along the way."""
     model = two_weights()
     optimizer = torch.optim.SGD(model.parameters(), lr=p.learning_rate)
-    if guide is not None:
-        optimizer = Guided(optimizer, model, guide)
+    optimizer = Guided(optimizer, model, guide) if guide is not None else optimizer
     path = [model.weight[0].detach().clone()]
     for _ in range(p.steps):
         fit(model, inputs, targets, optimizer, epochs=1, loss=mse_loss)

@@ -12,7 +12,7 @@ from experiments.e01_one_shot.run import OneShotParameters, accuracies, alike, a
 from experiments.experiment import Experiment
 from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN
 from experiments.statistics import bootstrap, by_seed_and_task
-from experiments.style import HEADS, STYLE, legend_below, of_methods, panels, rate_axis
+from experiments.style import HEADS, drawing, of_methods, rate_axis
 
 METHODS = list(BASIC.values())
 LABELS = [method.label for method in METHODS]
@@ -26,8 +26,7 @@ def one_shot_examples(frame: pd.DataFrame) -> Figure:
     right = frame[frame["metric"] == "right"]
     n_way, n_query = pictures(frame, "query", tasks[0]).shape[:2]
     rows, columns = 1 + n_query, len(tasks) * n_way
-    figure, axes = panels(rows, columns, (0.86 * columns, 1.12 * rows + 0.5))
-    with mpl.rc_context(STYLE):
+    with drawing(rows, columns, (0.86 * columns, 1.12 * rows + 0.5), LABELS) as (figure, axes):
         for t, (task, block) in enumerate(zip(tasks, np.split(axes, len(tasks), axis=1), strict=True)):
             block[0, n_way // 2].set_title(f"episode {t + 1}: one example of each class", fontsize=9)
             block[1, n_way // 2].set_title("queries; dot: right, cross: wrong", fontsize=9)
@@ -39,7 +38,6 @@ def one_shot_examples(frame: pd.DataFrame) -> Figure:
                     _signs(axis, _where(right, task=task, step=c * n_query + q))
         for method, _ in of_methods(right, METHODS):
             axes[0, 0].plot([], [], "o", color=method.colour, label=method.label)
-        legend_below(figure, LABELS)
     return figure
 
 
@@ -62,8 +60,8 @@ def one_shot(frame: pd.DataFrame) -> Figure:
     """Test accuracy by method with 95 % intervals: columns by task, rows by how rates were chosen."""
     frame = with_all_scouts(frame)
     tasks, conditions = _tasks(frame), _conditions(frame)
-    figure, axes = panels(2, len(tasks), (3.2 * len(tasks) + 0.8, 6.4), sharey=True, sharex="col")
-    with mpl.rc_context(STYLE):
+    size = (3.2 * len(tasks) + 0.8, 6.4)
+    with drawing(2, len(tasks), size, LABELS, sharey=True, sharex="col") as (figure, axes):
         for row, (tuned_on, title) in zip(axes, TUNED_ON.items(), strict=True):
             test = accuracies(frame, tuned_on)
             for axis, (n_way, n_shot) in zip(row, tasks, strict=True):
@@ -79,7 +77,6 @@ def one_shot(frame: pd.DataFrame) -> Figure:
                 axis.set(yticks=range(len(conditions)), yticklabels=conditions.values(), xlabel="accuracy (%)")
                 axis.axvline(100 / n_way, color="#BBBBBB", linewidth=0.8, linestyle=":")
                 axis.label_outer()
-        legend_below(figure, LABELS)
     return figure
 
 
@@ -88,17 +85,15 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
 
     First condition only; rows by how the rate was chosen. Lines across are the methods that need no scouts.
     """
-    figure, axes = panels(2, 2, (8.2, 5.6), sharey="row", sharex="col")
-    with mpl.rc_context(STYLE):
+    with drawing(2, 2, (8.2, 5.6), LABELS, sharey="row", sharex="col") as (figure, axes):
         for row, (tuned_on, title) in zip(axes, TUNED_ON.items(), strict=True):
             test = accuracies(frame, tuned_on)
             flat = alike(with_all_scouts(test), "zero_point", "head", "n_way", "n_shot")
             for axis, (what, label) in zip(row, SATURATION.items(), strict=True):
-                numbers, groups = zip(*along(test, what).groupby(what), strict=True)
-                estimates = [bootstrap(100 * by_seed_and_task(values)) for values in groups]
-                low, mean, high = ([getattr(e, part) for e in estimates] for part in ("low", "mean", "high"))
-                axis.fill_between(numbers, low, high, color=NETWORK.colour, alpha=0.2, linewidth=0)
-                axis.plot(numbers, mean, "o-", color=NETWORK.colour, markersize=4, label=NETWORK.label)
+                scouted = along(test, what)
+                estimate, numbers = bootstrap(100 * by_seed_and_task(scouted, what)), sorted(scouted[what].unique())
+                axis.fill_between(numbers, estimate.low, estimate.high, color=NETWORK.colour, alpha=0.2, linewidth=0)
+                axis.plot(numbers, estimate.mean, "o-", color=NETWORK.colour, markersize=4, label=NETWORK.label)
                 for method, values in of_methods(flat, (FROZEN, PLAIN)):
                     value = 100 * values["value"].mean()
                     axis.axhline(value, color=method.colour, linewidth=1.2, linestyle="--", label=method.label)
@@ -106,7 +101,6 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
                 axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%d"))
                 axis.set(xlabel=label, ylabel="accuracy (%)", title=title)
                 axis.label_outer()
-        legend_below(figure, LABELS)
     return figure
 
 
@@ -115,9 +109,8 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
     frame = with_all_scouts(frame)
     tasks, conditions = _tasks(frame), _conditions(frame)
     size = (3.2 * len(tasks) + 0.6, 1.0 + 2.4 * len(conditions))
-    figure, axes = panels(len(conditions), len(tasks), size, sharex=True, sharey=True)
     tuning, ranges = frame[frame["metric"] == "validation_first"], octaves(frame)
-    with mpl.rc_context(STYLE):
+    with drawing(len(conditions), len(tasks), size, LABELS, sharex=True, sharey=True) as (figure, axes):
         for row, above, (zero_point, head) in zip(axes, [None, *axes[:-1]], conditions, strict=True):
             for column, (axis, (n_way, n_shot)) in enumerate(zip(row, tasks, strict=True)):
                 here = {"zero_point": zero_point, "head": head, "n_way": n_way, "n_shot": n_shot}
@@ -136,7 +129,6 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
                     axis.set_visible(False)
                     above[column].set_xlabel("learning rate")
                     above[column].tick_params(labelbottom=True)
-        legend_below(figure, LABELS)
     return figure
 
 

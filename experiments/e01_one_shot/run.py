@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial, reduce
-from itertools import pairwise, product
+from itertools import chain, pairwise, product
 from operator import add
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from experiments.baselines.few_shot import groups, side_by_side
 from experiments.data import load
 from experiments.data.splits import split_classes
 from experiments.episodes import GROUP, SIDE_BY_SIDE, EpisodeParameters, Task
-from experiments.images import METHODS, N_DRAWERS, ZeroPoint, start
+from experiments.images import METHODS, ShotCount, ZeroPoint, start
 from experiments.methods import BASIC, NETWORK, TENSOR
-from experiments.parameters import Count, Head, distinct
+from experiments.parameters import Count, Distinct, Head
 from experiments.preparations.scouting import Scouting
 from experiments.protocol import Job, LearningRate, Row, rates_to_test, tune_and_test
 from experiments.statistics import at_chosen_rates, choose_rates, difference
@@ -47,29 +47,27 @@ class OneShotVariant(NamedTuple):
     scout_n_shot: int
 
 
+def _increasing(values: tuple[int, ...]) -> tuple[int, ...]:
+    if any(a >= b for a, b in pairwise(values)):
+        raise ValueError("must increase")
+    return values
+
+
 class OneShotParameters(EpisodeParameters):
     """See the notebook's parameter cell for what each one means."""
 
     optimizer: Literal[*OPTIMIZERS] = "sgd"
     n_query: Annotated[int, Field(ge=N_SHOWN_QUERIES)]
-    saturation_scouts: tuple[Count, ...]
-    saturation_n_shots: Annotated[tuple[Annotated[int, Field(ge=1, le=N_DRAWERS)], ...], AfterValidator(distinct)]
-
-    @field_validator("saturation_scouts")
-    @classmethod
-    def _increasing(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        if any(a >= b for a, b in pairwise(values)):
-            raise ValueError("must increase")
-        return values
+    saturation_scouts: Annotated[tuple[Count, ...], AfterValidator(_increasing)]
+    saturation_n_shots: Distinct[ShotCount]
 
     def variants(self) -> list[OneShotVariant]:
         """Every method for every task and head, and without pretraining for the first task (a random network's head is
         as random as the rest of it); then, for the first condition, the other numbers of scouts and images."""
-        pretrained = product(["pretrained"], self.heads, self.tasks)
-        random = [("random", "random", self.tasks[0])]
+        conditions = [*product(["pretrained"], self.heads, self.tasks), ("random", "random", self.tasks[0])]
         variants = [
             OneShotVariant(zero_point, head, *Task.parse(task), method, self.n_scouts, self.scout_n_shot)
-            for zero_point, head, task in (*pretrained, *random)
+            for zero_point, head, task in conditions
             for method in METHODS[zero_point]
         ]
         base = next(v for v in variants if v.method == NETWORK.name)
@@ -79,17 +77,14 @@ class OneShotParameters(EpisodeParameters):
 
     def scoutings(self, seed: int, variant: OneShotVariant) -> list[Scouting]:
         """Whose displacements, added, are the variant's. Larger numbers of scouts contain the smaller ones."""
-        scouting = self.scouting(seed, variant.zero_point, variant.head, variant.n_way, n_shot=variant.scout_n_shot)
-        if variant.n_scouts == self.n_scouts:
-            return [scouting]
-        steps = pairwise((0, *self.saturation_scouts))
-        return [
-            scouting.model_copy(update={"first_scout": a, "n_scouts": b - a}) for a, b in steps if b <= variant.n_scouts
-        ]
+        v, fewer = variant, [n for n in self.saturation_scouts if n <= variant.n_scouts]
+        ends = [self.n_scouts] if v.n_scouts == self.n_scouts else fewer
+        scouting = partial(self.scouting, seed, v.zero_point, v.head, v.n_way, n_shot=v.scout_n_shot)
+        return [scouting(first_scout=a, n_scouts=b - a) for a, b in pairwise((0, *ends))]
 
     def preparations(self) -> list[Scouting]:
         every = (self.scoutings(seed, variant) for seed, variant in product(self.seeds(), self.variants()))
-        return list(dict.fromkeys(scouting for scoutings in every for scouting in scoutings))
+        return list(dict.fromkeys(chain.from_iterable(every)))
 
 
 def run(p: OneShotParameters) -> pd.DataFrame:
@@ -117,12 +112,12 @@ def run(p: OneShotParameters) -> pd.DataFrame:
     best = choose_rates(pd.DataFrame(rows), "first")
     first, _ = tested[0]
     for job, right in tested:
-        for task, of_group in enumerate(right.reshape(-1, GROUP, right.shape[-1])):
-            rows.append(job.row("accuracy", of_group.mean(), task=task, step=""))
+        means = enumerate(right.reshape(-1, GROUP * right.shape[1]).mean(1))
+        rows += [job.row("accuracy", mean, task=task, step="") for task, mean in means]
         condition = job.variant._replace(method=first.variant.method)
         if (job.seed, condition) == (first.seed, first.variant) and job.setting.learning_rate == best[job.variant]:
-            for task, of_episode in enumerate(right[:N_SHOWN]):
-                rows += _steps(job, "right", task, of_episode.reshape(-1, p.n_query)[:, :N_SHOWN_QUERIES])
+            for task, of_episode in enumerate(right[:N_SHOWN].reshape(N_SHOWN, -1, p.n_query)):
+                rows += _steps(job, "right", task, of_episode[:, :N_SHOWN_QUERIES])
     job = replace(first, variant=first.variant._replace(method="pictures"), setting=LearningRate(""))
     for task in range(N_SHOWN):
         shown = episode(first, task)
@@ -234,17 +229,17 @@ def octaves(frame: pd.DataFrame, within: float = 0.02) -> pd.DataFrame:
     for variant, scores in tuning.groupby(list(OneShotVariant._fields), sort=False):
         mean = scores.groupby("learning_rate")["value"].mean()
         rates, spare = np.log2(mean.index.to_numpy(float)), mean.to_numpy() - mean.max() + within
-        low, high = _end(rates, spare, -1), _end(rates, spare, 1)
+        best = spare.argmax()
+        low, high = _end(rates[best::-1], spare[best::-1]), _end(rates[best:], spare[best:])
         reach = {"low": 2**low, "high": 2**high, "octaves": high - low, "open": high == rates[-1] or low == rates[0]}
         rows.append(dict(zip(OneShotVariant._fields, variant, strict=True)) | reach)
     return pd.DataFrame(rows)
 
 
-def _end(rates: np.ndarray, spare: np.ndarray, step: int) -> float:
-    """Where ``spare`` falls to 0 on the way up (step 1) or down (-1) from the best rate; the last rate if nowhere."""
-    i = int(spare.argmax())
-    while 0 <= i + step < len(rates):
-        if spare[i + step] < 0:
-            return rates[i] + spare[i] / (spare[i] - spare[i + step]) * (rates[i + step] - rates[i])
-        i += step
-    return rates[i]
+def _end(rates: np.ndarray, spare: np.ndarray) -> float:
+    """Where ``spare`` first falls to 0; the last rate if nowhere."""
+    below = np.flatnonzero(spare < 0)
+    if not below.size:
+        return rates[-1]
+    across = [below[0], below[0] - 1]
+    return np.interp(0, spare[across], rates[across])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
@@ -13,7 +12,7 @@ from experiments.e02_xor.protocols import METHODS
 from experiments.e02_xor.run import XorParameters
 from experiments.experiment import Experiment
 from experiments.statistics import wilson
-from experiments.style import STYLE, legend_below, of_methods, panels
+from experiments.style import drawing, of_methods
 
 LEGEND = [row.label for row in METHODS.values() if row.name != "plain"]  # plain, which all are measured by, is last
 
@@ -25,8 +24,8 @@ def xor(frame: pd.DataFrame) -> Figure:
     """
     times = frame[frame["metric"] == "time"]
     networks = list(times["network"].unique())
-    figure, axes = panels(2, len(networks), (3 * len(networks) + 0.4, 5.6), sharey=True, sharex="row")
-    with mpl.rc_context(STYLE):
+    size = (3 * len(networks) + 0.4, 5.6)
+    with drawing(2, len(networks), size, LEGEND, sharey=True, sharex="row") as (figure, axes):
         for network, tuning, testing in zip(networks, *axes, strict=True):
             for method, tests in of_methods(times[times["network"] == network], METHODS.values()):
                 line = {"color": method.colour, "label": method.label}
@@ -47,7 +46,6 @@ def xor(frame: pd.DataFrame) -> Figure:
             testing.set(xscale="log", xlabel="steps, scouting included")
         axes[0, 0].set_ylabel("tuning inits solved (%)")
         axes[1, 0].set_ylabel("test inits solved so far (%)")
-        legend_below(figure, LEGEND)
     return figure
 
 
@@ -62,8 +60,8 @@ def xor_search(frame: pd.DataFrame) -> Figure:
     keys = ["network", "method", "protocol"]
     table = 100 * shares.pivot_table(index=keys, columns="metric", values="value", aggfunc="max")
     order = table["share"].groupby("protocol").mean().sort_values().index
-    figure, axes = panels(1, len(networks), (2.3 * len(networks) + 2.6, 0.16 * len(order) + 1.2), sharey=True)
-    with mpl.rc_context(STYLE):
+    size = (2.3 * len(networks) + 2.6, 0.16 * len(order) + 1.2)
+    with drawing(1, len(networks), size, LEGEND, sharey=True) as (figure, axes):
         for network, axis in zip(networks, axes[0], strict=True):
             for method, found in of_methods(table.loc[network].reset_index(), METHODS.values()):
                 y = order.get_indexer(found["protocol"])
@@ -74,7 +72,6 @@ def xor_search(frame: pd.DataFrame) -> Figure:
             axis.set(title=network, xlim=(-3, 103), xlabel="tuning inits solved (%)", ylim=(-1, len(order)))
             axis.grid(axis="y", color="#EEEEEE")
         axes[0, 0].set_yticks(range(len(order)), order, fontsize=7)
-        legend_below(figure, LEGEND)
     return figure
 
 
@@ -85,9 +82,13 @@ def xor_map(frame: pd.DataFrame) -> Figure:
     where its own run ends; in between, paths are projections.
     """
     along = frame[frame["metric"].str.fullmatch(r"w\d+")]
-    figure, axes = panels(1, 2, (8.2, 4), sharex=True, sharey=True)
-    if along.empty:  # no run was rescued
-        return figure
+    with drawing(1, 2, (8.2, 4), sharex=True, sharey=True) as (figure, axes):
+        if not along.empty:  # a run was rescued
+            _maps(figure, axes[0], along)
+    return figure
+
+
+def _maps(figure: Figure, axes: np.ndarray, along: pd.DataFrame) -> None:
     names = list(along["metric"].unique())  # in the order of theta
     paths = {  # [steps, P]
         method: rows.pivot(index="step", columns="metric", values="value")[names].to_numpy()
@@ -101,23 +102,20 @@ def xor_map(frame: pd.DataFrame) -> Figure:
     grid = np.stack(np.meshgrid(*(np.linspace(low, high, 120) for low, high in spans)), -1)
     networks = TinyNetworks.parse(along["network"].iloc[0])
     titles = {"Other weights: where plain is stuck": plain_end, "Other weights: where guided ends": guided_end}
-    with mpl.rc_context(STYLE):
-        for axis, (title, end) in zip(axes[0], titles.items(), strict=True):
-            theta = np.tile(end, (*grid.shape[:2], 1))
-            theta[..., pair] = grid
-            loss = networks.loss(torch.from_numpy(theta).float().flatten(0, 1)).reshape(grid.shape[:2])
-            levels = np.linspace(0, 1, 41)
-            shades = axis.contourf(grid[..., 0], grid[..., 1], loss, levels=levels, cmap="Greys", vmax=1.3)
-            for method, path in paths.items():
-                axis.plot(*path[:, pair].T, color=method.colour, linewidth=1.8, label=method.label)
-                axis.scatter(*path[-1, pair], color=method.colour, s=30, zorder=3)
-            start = {"facecolor": "white", "edgecolor": "black", "label": "zero point"}
-            axis.scatter(*both[0], s=60, zorder=3, **start)
-            axis.set(title=title, xlabel=networks.parameter_name(pair[0]))
-        axes[0, 0].set_ylabel(networks.parameter_name(pair[1]))
-        axes[0, 0].legend(fontsize=7)
-        figure.colorbar(shades, ax=axes[0], label="mean squared error", ticks=np.linspace(0, 1, 6))
-    return figure
+    for axis, (title, end) in zip(axes, titles.items(), strict=True):
+        theta = np.tile(end, (*grid.shape[:2], 1))
+        theta[..., pair] = grid
+        loss = networks.loss(torch.from_numpy(theta).float().flatten(0, 1)).reshape(grid.shape[:2])
+        levels = np.linspace(0, 1, 41)
+        shades = axis.contourf(grid[..., 0], grid[..., 1], loss, levels=levels, cmap="Greys", vmax=1.3)
+        for method, path in paths.items():
+            axis.plot(*path[:, pair].T, color=method.colour, linewidth=1.8, label=method.label)
+            axis.scatter(*path[-1, pair], color=method.colour, s=30, zorder=3)
+        axis.scatter(*both[0], s=60, zorder=3, facecolor="white", edgecolor="black", label="zero point")
+        axis.set(title=title, xlabel=networks.parameter_name(pair[0]))
+    axes[0].set_ylabel(networks.parameter_name(pair[1]))
+    axes[0].legend(fontsize=7)
+    figure.colorbar(shades, ax=axes, label="mean squared error", ticks=np.linspace(0, 1, 6))
 
 
 EXPERIMENT = Experiment("xor", "02_xor", XorParameters, {"xor": xor, "xor_map": xor_map, "xor_search": xor_search})

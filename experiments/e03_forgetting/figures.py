@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +10,7 @@ from experiments.e03_forgetting.run import CONDITION, ForgettingParameters
 from experiments.experiment import Experiment
 from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN, SCRATCH
 from experiments.statistics import at_chosen_rates, choose_rates
-from experiments.style import HEADS, STYLE, TUNED_ON, legend_below, of_methods, panels, rate_axis
+from experiments.style import HEADS, TUNED_ON, drawing, of_methods, rate_axis
 
 METHODS = list(BASIC.values())
 LABELS = [method.label for method in METHODS]
@@ -43,14 +42,13 @@ def forgetting(frame: pd.DataFrame) -> Figure:
     """
     frame = _condition(frame)
     heads = [h for h in HEADS if h in set(frame["head"])]
-    figure, axes = panels(len(TUNED_ON), len(heads), (4.4 * len(heads), 10.6), sharey=True, sharex=True)
-    with mpl.rc_context(STYLE):
+    size = (4.4 * len(heads), 10.6)
+    with drawing(len(TUNED_ON), len(heads), size, LABELS, sharey=True, sharex=True) as (figure, axes):
         for row, tuned_on in zip(axes, TUNED_ON, strict=True):
             test = at_chosen_rates(frame, tuned_on)
             for head, axis in zip(heads, row, strict=True):
                 _curves(axis, test[test["head"] == head])
                 axis.set_title(f"{HEADS[head]}: {TUNED_ON[tuned_on]}", fontsize=9)
-        legend_below(figure, LABELS)
     return figure
 
 
@@ -62,8 +60,7 @@ def forgetting_added(frame: pd.DataFrame) -> Figure:
     base, test = frame.iloc[0], at_chosen_rates(_of_first_head(frame), "same")
     points = {"pretrained": "with pretraining", "random": "without pretraining"}
     points = {point: title for point, title in points.items() if point in set(frame["zero_point"])}
-    figure, axes = panels(1, len(points), (4.4 * len(points), 3.6), sharey=True)
-    with mpl.rc_context(STYLE):
+    with drawing(1, len(points), (4.4 * len(points), 3.6), sharey=True) as (figure, axes):
         for axis, (point, title) in zip(axes[0], points.items(), strict=True):
             there = {"zero_point": point, "stream": base["stream"], "epochs": base["epochs"]}
             _curves(axis, _condition(test, **there), [SCRATCH, PLAIN, NETWORK], added=True)
@@ -79,15 +76,14 @@ def forgetting_conditions(frame: pd.DataFrame) -> Figure:
     conditions = {STREAMS[s]: {"stream": s} for s in frame["stream"].unique() if s != base["stream"]}
     epochs = [int(e) for e in frame["epochs"].unique() if e != base["epochs"]]
     conditions |= {f"{e} epoch{'s' * (e > 1)} per example": {"epochs": e} for e in epochs}
-    figure, axes = panels(2, max(1, len(conditions)), (2.5 * len(conditions) + 0.5, 5.4), sharey=True, sharex=True)
     ways = {"same": "(plain's rate for all)", "last": "(each its best rate)"}
-    with mpl.rc_context(STYLE):
+    size = (2.5 * len(conditions) + 0.5, 5.4)
+    with drawing(2, max(1, len(conditions)), size, LABELS, sharey=True, sharex=True) as (figure, axes):
         for row, (tuned_on, way) in zip(axes, ways.items(), strict=True):
             test = at_chosen_rates(frame, tuned_on)
             for axis, (title, values) in zip(row, conditions.items(), strict=False):
                 _curves(axis, _condition(test, **({"stream": base["stream"], "epochs": base["epochs"]} | values)))
                 axis.set_title(f"{title}\n{way}", fontsize=9)
-        legend_below(figure, LABELS)
     return figure
 
 
@@ -98,8 +94,8 @@ def forgetting_classes(frame: pd.DataFrame) -> Figure:
     """
     frame, methods = _of_first_head(frame), (FROZEN, PLAIN, NETWORK)
     streams = [s for s in STREAMS if s in set(frame["stream"]) and s != "per_class"]
-    figure, axes = panels(len(methods), len(streams), (3.3 * len(streams) + 0.8, 4.6), sharex=True, sharey=True)
-    with mpl.rc_context(STYLE):
+    size = (3.3 * len(streams) + 0.8, 4.6)
+    with drawing(len(methods), len(streams), size, sharex=True, sharey=True) as (figure, axes):
         for stream, column in zip(streams, axes.T, strict=True):
             test = at_chosen_rates(_condition(frame, stream=stream), "same")
             test = test[test["metric"].str.startswith("class_")]
@@ -133,8 +129,7 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
     """Tuning: validation accuracy by learning rate; rings mark the chosen rates."""
     frame = _condition(frame)
     heads = [h for h in HEADS if h in set(frame["head"])]
-    figure, axes = panels(2, len(heads), (4.4 * len(heads), 6), sharey=True, sharex=True)
-    with mpl.rc_context(STYLE):
+    with drawing(2, len(heads), (4.4 * len(heads), 6), LABELS, sharey=True, sharex=True) as (figure, axes):
         for row, (tuned_on, when) in zip(axes, VALIDATED.items(), strict=True):
             chosen, tuning = choose_rates(frame, tuned_on), frame[frame["metric"] == f"validation_{tuned_on}"]
             for head, axis in zip(heads, row, strict=True):
@@ -146,7 +141,6 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
                 axis.set(title=f"{HEADS[head]}: {when}", ylim=(0, 103), ylabel="validation accuracy (%)")
                 rate_axis(axis)
                 axis.label_outer()
-        legend_below(figure, LABELS)
     return figure
 
 

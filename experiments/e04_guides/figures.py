@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 
 import matplotlib as mpl
 import numpy as np
@@ -14,7 +15,7 @@ from experiments.e04_guides.candidates import BAR, CANDIDATES, METHODS, RIVALS
 from experiments.e04_guides.parameters import GuidesParameters
 from experiments.e04_guides.run import best_on_validation, differences
 from experiments.experiment import Experiment
-from experiments.style import HEADS, STYLE, legend_below, of_methods, panels, rate_axis
+from experiments.style import HEADS, drawing, of_methods, rate_axis
 from gtl_core.shaping import TEMPERATURES
 
 SHIFTS = {"none": "no shift", "glyphs": "pretrained on glyphs", "rotated": "rotated by 90°", "inverted": "inverted"}
@@ -32,8 +33,7 @@ def _colors(n: int, name: str = "viridis") -> np.ndarray:
 
 def guides_temperatures(frame: pd.DataFrame) -> Figure:
     """Temperatures as maps of [0, 1], and what they make of a guide (network scope, square root)."""
-    figure, axes = panels(1, 2, (8.4, 3.7))
-    with mpl.rc_context(STYLE):
+    with drawing(1, 2, (8.4, 3.7), legend=()) as (figure, axes):
         maps, below = axes[0]
         for name, color in zip(TEMPERATURES, _colors(len(TEMPERATURES), "plasma"), strict=True):
             for axis, metric in ((maps, "temperature"), (below, "below")):
@@ -42,15 +42,13 @@ def guides_temperatures(frame: pd.DataFrame) -> Figure:
         maps.set(title="the map", xlabel="g", ylabel="g at this temperature", aspect="equal")
         below.set(title="a real guide at each temperature", xlabel="g", ylabel="share of the parameters below g")
         below.set(xlim=(-0.02, 1.02), ylim=(0, 1.02))
-        legend_below(figure, ())
     return figure
 
 
 def guides_steps(frame: pd.DataFrame) -> Figure:
     """How far parameters move when g is the same for all: the guide on the step, and on the gradient."""
-    figure, axes = panels(1, 2, (8.4, 3.7), sharey=True)
     moved = frame[frame["metric"] == "moved"]
-    with mpl.rc_context(STYLE):
+    with drawing(1, 2, (8.4, 3.7), sharey=True) as (figure, axes):
         for axis, part in zip(axes[0], ("step", "gradient"), strict=True):
             axis.plot([1e-3, 1], [1e-3, 1], color="#BBBBBB", linewidth=1, label="proportional to g")
             for name, (color, line) in LINES.items():
@@ -66,9 +64,8 @@ def guides_steps(frame: pd.DataFrame) -> Figure:
 
 def guides_anatomy(frame: pd.DataFrame) -> Figure:
     """A guide tensor by tensor; which tensors scouts move early and late; the first filters and their guide."""
-    figure, axes = panels(1, 4, (12, 5.6), width_ratios=(1.25, 0.9, 0.8, 0.8))
-    ridges, times, *maps = axes[0]
-    with mpl.rc_context(STYLE):
+    with drawing(1, 4, (12, 5.6), width_ratios=(1.25, 0.9, 0.8, 0.8)) as (figure, axes):
+        ridges, times, *maps = axes[0]
         histogram = frame[frame["metric"] == "histogram"]
         parts = list(dict.fromkeys(histogram["part"]))
         for y, part in enumerate(parts):
@@ -93,8 +90,7 @@ def guides_anatomy(frame: pd.DataFrame) -> Figure:
 
 def guides_distance(frame: pd.DataFrame) -> Figure:
     """Scouts' ways in bins of distance from the zero point: what moves near and far, how alike the guides are."""
-    figure, axes = panels(1, 2, (9, 4.6), width_ratios=(1.3, 1))
-    with mpl.rc_context(STYLE):
+    with drawing(1, 2, (9, 4.6), width_ratios=(1.3, 1)) as (figure, axes):
         near_and_far, alike = axes[0]
         edges, shares = (frame[frame["metric"] == m].set_index("at")["value"] for m in ("edge", "points"))
         names = [f"from {edges[i]:.2g} ({100 * shares[i]:.0f} % of points)" for i in edges.index]
@@ -125,8 +121,7 @@ def guides_arenas(frame: pd.DataFrame) -> Figure:
     keys = sorted(dict.fromkeys(by_key.index), key=lambda key: arenas.index(key[1]))
     shown = [METHODS[name] for name in (*CANDIDATES, *RIVALS) if name not in BAR]
     names = [method.name for method in shown]
-    figure, axes = _grid(keys, 6, (1.6, 2.3, 4.2), sharey=True)
-    with mpl.rc_context(STYLE):
+    with _grid(keys, 6, (1.6, 2.3, 4.2), legend=(), sharey=True) as (figure, axes):
         for axis, (tuned_on, arena, head) in zip(axes, keys, strict=True):
             axis.axvline(0, color="#999999", linewidth=0.8)
             here = by_key.loc[(tuned_on, arena, head)].set_index(["rival", "method"])
@@ -142,7 +137,6 @@ def guides_arenas(frame: pd.DataFrame) -> Figure:
             axis.set(xlabel="accuracy, points", ylim=(len(shown) - 0.5, -0.5))
             axis.set(yticks=range(len(shown)), yticklabels=[method.on_axis or method.label for method in shown])
             axis.tick_params(axis="y", labelsize=8)
-        legend_below(figure, ())
     return figure
 
 
@@ -150,8 +144,8 @@ def guides_rates(frame: pd.DataFrame) -> Figure:
     """Accuracy at the end of the tuning tasks against the learning rate, in every arena."""
     tuning = frame[frame["metric"] == "validation_last"].groupby(["arena", "head"], sort=False)
     shown = [METHODS[name] for name in ("frozen", "plain", "guided_network", "guided_tensor", "root", "learned")]
-    figure, axes = _grid(tuning, 4, (0.6, 2.8, 2.7), sharex=True, sharey=True)
-    with mpl.rc_context(STYLE):
+    legend = [method.label for method in shown]
+    with _grid(tuning, 4, (0.6, 2.8, 2.7), legend=legend, sharex=True, sharey=True) as (figure, axes):
         for axis, ((arena, head), of_condition) in zip(axes, tuning, strict=True):
             for method, rows in of_methods(of_condition, shown):
                 mean = 100 * rows.groupby("learning_rate")["value"].mean()
@@ -160,18 +154,21 @@ def guides_rates(frame: pd.DataFrame) -> Figure:
             axis.set(ylim=(0, 102), ylabel="validation accuracy (%)")
             rate_axis(axis)
             axis.label_outer()
-        legend_below(figure, [method.label for method in shown])
     return figure
 
 
-def _grid(items: Sized, most: int, inches: tuple[float, float, float], **share: bool) -> tuple[Figure, np.ndarray]:
-    """A panel for each of the ``items``, at most so many in a row. inches: left of them all, and of one of them."""
+@contextmanager
+def _grid(
+    items: Sized, most: int, inches: tuple[float, float, float], **options: object
+) -> Iterator[tuple[Figure, np.ndarray]]:
+    """`drawing` with a panel for each of the ``items``, at most so many in a row. inches: left of them all, and of one
+    of them."""
     columns, (left, width, height) = min(most, len(items)), inches
     rows = -(-len(items) // columns)
-    figure, axes = panels(rows, columns, (left + width * columns, 0.6 + height * rows), **share)
-    for axis in axes.flat[len(items) :]:
-        axis.set_visible(False)
-    return figure, axes.flat[: len(items)]
+    with drawing(rows, columns, (left + width * columns, 0.6 + height * rows), **options) as (figure, axes):
+        for axis in axes.flat[len(items) :]:
+            axis.set_visible(False)
+        yield figure, axes.flat[: len(items)]
 
 
 def _movement(axis: Axes, frame: pd.DataFrame, parts: list[str], names: str | list[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from experiments.e05_own_model.run import BY_SCOUTS, METHODS, OwnModelParameters
 from experiments.experiment import Experiment
 from experiments.statistics import at_chosen_rates, bootstrap, by_seed_and_task
-from experiments.style import STYLE, legend_below, of_methods, panels
+from experiments.style import drawing, of_methods
 
 # Guided is one method and has one colour; the kinds of scouts differ by marker and line.
 FORMATS = dict.fromkeys(METHODS, "o-") | dict(zip((m.name for m in BY_SCOUTS), ("o-", "s--", "^:"), strict=True))
@@ -18,12 +17,11 @@ FORMATS = dict.fromkeys(METHODS, "o-") | dict(zip((m.name for m in BY_SCOUTS), (
 
 def own_model(frame: pd.DataFrame) -> Figure:
     """Test accuracy with 95 % intervals; the tuning record; what each kind of scouts found out about the network."""
-    figure, axes = panels(1, 3, (12, 3.9), width_ratios=(1, 1.1, 1.1))
-    with mpl.rc_context(STYLE):
+    labels = [method.label for method in METHODS.values()]
+    with drawing(1, 3, (12, 3.9), labels, width_ratios=(1, 1.1, 1.1)) as (figure, axes):
         _accuracy(axes[0, 0], frame)
         _rates(axes[0, 1], frame)
         _guides(axes[0, 2], frame)
-        legend_below(figure, [method.label for method in METHODS.values()])
     return figure
 
 

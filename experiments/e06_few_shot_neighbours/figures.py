@@ -16,7 +16,7 @@ from experiments.e06_few_shot_neighbours.run import FewShotNeighboursParameters
 from experiments.experiment import Experiment
 from experiments.methods import FROM_SCRATCH, GUIDED, SCRATCH
 from experiments.neighbours import NEIGHBOURS
-from experiments.style import STYLE, legend_below, panels
+from experiments.style import drawing
 
 LEGEND = (FROM_SCRATCH.label, GUIDED.label)  # the others as they come
 
@@ -32,8 +32,8 @@ def few_shot_neighbours(frame: pd.DataFrame) -> Figure:
     table = few_shot.ranking(frame)
     tasks = list(table["task"].unique())
     lengths = [int((table["task"] == task).sum()) for task in tasks]
-    with mpl.rc_context(STYLE):
-        figure, _ = panels(1, 1, (10, 1.6 + 0.23 * max(lengths[0], sum(lengths[1:]) + 3 * len(lengths[1:]))))
+    height = 1.6 + 0.23 * max(lengths[0], sum(lengths[1:]) + 3 * len(lengths[1:]))
+    with drawing(1, 1, (10, height), LEGEND) as (figure, _):
         figure.clear()
         grid = figure.add_gridspec(max(1, len(tasks) - 1), 2 if len(tasks) > 1 else 1, height_ratios=lengths[1:] or [1])
         axes = [figure.add_subplot(grid[:, 0]), *(figure.add_subplot(grid[i, 1]) for i in range(len(tasks) - 1))]
@@ -50,7 +50,6 @@ def few_shot_neighbours(frame: pd.DataFrame) -> Figure:
             axis.set_yticks(range(len(ranked)), [f"{n}  {i + 1}" if numbers else n for i, n in enumerate(names)])
             axis.set(title=task, ylim=(len(ranked) - 0.4, -0.6), xlabel="accuracy (%)")
             axis.grid(axis="y", color="#EEEEEE")
-        legend_below(figure, LEGEND)
     return figure
 
 
@@ -63,14 +62,12 @@ def few_shot_costs(frame: pd.DataFrame, seconds: pd.DataFrame | None = None) -> 
     table = few_shot.ranking(frame, seconds)
     table = table[table["task"] == table["task"].iloc[0]]
     units = {"passes": "network passes"} | ({} if seconds is None else {"seconds": "seconds"})
-    figure, axes = panels(len(units), 2, (10, 4.4 * len(units) + 0.6), sharey=True)
-    with mpl.rc_context(STYLE):
+    with drawing(len(units), 2, (10, 4.4 * len(units) + 0.6), LEGEND, sharey=True) as (figure, axes):
         for row, (unit, label) in zip(axes, units.items(), strict=True):
             for axis, what in zip(row, ("preparation", "adaptation"), strict=True):
                 _pareto(axis, table, f"{what}_{unit}")
                 axis.set_xlabel(f"{what}, {label}" + (" per task" if what == "adaptation" else ""))
             row[0].set_ylabel("accuracy (%)")
-        legend_below(figure, LEGEND)
     return figure
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,15 +10,15 @@ from experiments.e07_forgetting_neighbours.run import ForgettingNeighboursParame
 from experiments.experiment import Experiment
 from experiments.methods import BASIC
 from experiments.stream_methods import METHODS, ranking
-from experiments.style import STYLE, legend_below, of_methods, panels
+from experiments.style import drawing, of_methods
 
 
 def forgetting_neighbours(frame: pd.DataFrame) -> Figure:
     """Left: accuracy after each round of examples. Right: at the end, with 95 % intervals, against what is stored."""
     table = ranking(frame)
     heads = list(table["head"].unique())
-    figure, axes = panels(len(heads), 2, (10, 3.9 * len(heads) + 0.8))
-    with mpl.rc_context(STYLE):
+    size, basic = (10, 3.9 * len(heads) + 0.8), [method.label for method in BASIC.values()]
+    with drawing(len(heads), 2, size, basic) as (figure, axes):
         for (left, right), head in zip(axes, heads, strict=True):
             curves = frame[(frame["head"] == head) & (frame["metric"] == "accuracy_mean")]
             for method, curve in of_methods(curves, METHODS.values()):
@@ -29,7 +28,6 @@ def forgetting_neighbours(frame: pd.DataFrame) -> Figure:
                 left.plot(curve["step"] / curve["step"].min(), 100 * curve["value"], label=method.label, **line)
             left.set(xlabel="examples seen per class", ylabel="accuracy on unseen drawers (%)", title=f"{head} head")
             _against_what_is_stored(right, table[table["head"] == head])
-        legend_below(figure, [method.label for method in BASIC.values()])
     return figure
 
 

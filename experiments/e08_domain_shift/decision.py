@@ -7,10 +7,9 @@ import pandas as pd
 from experiments import stream_methods
 from experiments.e08_domain_shift.methods import METHODS
 from experiments.e08_domain_shift.run import ranking
-from experiments.episodes import GROUP, Task
+from experiments.few_shot import rank_episodes
 from experiments.methods import GUIDED
 from experiments.neighbours import NEIGHBOURS
-from experiments.ranking import rank
 from experiments.records import read, resolve
 
 LABELS = {row.name: row.label for rows in (METHODS, stream_methods.METHODS, NEIGHBOURS) for row in rows.values()}
@@ -69,13 +68,11 @@ def advice(table: pd.DataFrame) -> str:
 
 
 def _few_shot(frame: pd.DataFrame) -> pd.DataFrame:
-    test, tuning = (frame[frame["metric"] == metric] for metric in ("accuracy", "validation"))
-    scopes = ("guided_tensor", "guided_network")
-    table = rank(test, tuning, ["n_way", "n_shot"], ["zero_point", "method"], lambda v: v["method"] in scopes, GROUP)
+    table = rank_episodes(frame, [], ["zero_point"])
     table = table[table["zero_point"] == "pretrained"]
     rows = table["method"].map(NEIGHBOURS)
     return table.assign(
-        situation=[f"similar data, {Task(*task)}" for task in zip(table["n_way"], table["n_shot"], strict=True)],
+        situation="similar data, " + table["task"],
         name=table["method"],
         guided=table["guided"].str[-1],
         is_guided=[row.family == GUIDED for row in rows],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -13,7 +12,7 @@ from experiments.e08_domain_shift.run import DomainShiftParameters
 from experiments.experiment import Experiment
 from experiments.methods import FROZEN, GUIDED
 from experiments.neighbours import NEIGHBOURS
-from experiments.style import STYLE, legend_below, panels
+from experiments.style import drawing
 
 TARGETS = {"as_is": "other origin", "inverted": "other origin and inverted"}
 CHOICES = {
@@ -29,8 +28,7 @@ def domain_shift(frame: pd.DataFrame) -> Figure:
     targets, tasks = list(table["target"].unique()), list(table["task"].unique())
     n_rows = int(table.groupby(["target", "task"]).size().max())
     size = (5.2 * len(tasks), (0.26 * n_rows + 0.9) * len(targets) + 0.6)
-    figure, axes = panels(len(targets), len(tasks), size)
-    with mpl.rc_context(STYLE):
+    with drawing(len(targets), len(tasks), size, legend=()) as (figure, axes):
         for line, target in zip(axes, targets, strict=True):
             for axis, task in zip(line, tasks, strict=True):
                 ranked = table[(table["target"] == target) & (table["task"] == task)]
@@ -44,7 +42,6 @@ def domain_shift(frame: pd.DataFrame) -> Figure:
                 axis.set_yticks(range(len(names)), names)
                 axis.set(ylim=(len(names) - 0.4, -0.6), xlabel="accuracy (%)", title=f"{TARGETS[target]}, {task}")
                 axis.grid(axis="y", color="#EEEEEE")
-        legend_below(figure, ())
     return figure
 
 
@@ -53,9 +50,8 @@ def decision_guide(table: pd.DataFrame) -> Figure:
     key = ["situation", "choice", "method"]
     table = table.set_index([*key, "metric"])["value"].unstack(sort=False).reset_index()
     situations = list(table["situation"].unique())
-    figure, axes = panels(1, 1, (10, 0.75 * len(situations) + 1.4))
-    axis = axes[0, 0]
-    with mpl.rc_context(STYLE):
+    with drawing(1, 1, (10, 0.75 * len(situations) + 1.4), [CHOICES["guided"][1]]) as (figure, axes):
+        axis = axes[0, 0]
         for y, situation in enumerate(situations):
             choices = table[table["situation"] == situation].sort_values("accuracy")
             for i, row in enumerate(choices.itertuples()):
@@ -69,7 +65,6 @@ def decision_guide(table: pd.DataFrame) -> Figure:
         axis.set_xlim(left=100 * table["accuracy_low"].min() - 3)
         for y in range(1, len(situations)):
             axis.axhline(y - 0.5, color="#EEEEEE", linewidth=0.8)
-        legend_below(figure, [CHOICES["guided"][1]])
     return figure
 
 

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
 from itertools import product
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
-from pydantic import Field, field_validator, model_validator
+from pydantic import model_validator
+from torch import nn
 
-from experiments.baselines.few_shot import Start
+from experiments.data import Dataset as Images
 from experiments.data import load
 from experiments.data.splits import split_classes
 from experiments.e08_domain_shift.methods import BY_KEY, METHODS, STRENGTH, Alignment, Scouts
-from experiments.episodes import GROUP, EpisodeParameters, Task
-from experiments.few_shot import PreparationSetting, episodes_of, learn_episodes
-from experiments.images import zero_point_of
-from experiments.neighbours import NEIGHBOURS
-from experiments.parameters import Dataset, Head, Rate, distinct
+from experiments.episodes import Task
+from experiments.few_shot import PreparedParameters, episode_rows, rank_episodes, tune_and_test_episodes
+from experiments.parameters import Dataset, Some
 from experiments.preparations.domain_training import DomainTraining, shifted
 from experiments.preparations.pretraining import HELD_OUT_DRAWERS, Pretraining, zero_point
 from experiments.preparations.scouting_from import ScoutingFrom
 from experiments.preparations.steps import Step, made
-from experiments.protocol import Job, best_to_test, tune_and_test
-from experiments.ranking import rank, sides
+from experiments.ranking import sides
 
 Target = Literal["as_is", "inverted"]
 
@@ -41,18 +36,11 @@ class ShiftVariant(NamedTuple):
     method: str
 
 
-class DomainShiftParameters(EpisodeParameters):
+class DomainShiftParameters(PreparedParameters):
     """See the notebook's parameter cell for what each one means."""
 
     source: Dataset
-    targets: tuple[Target, ...] = Field(min_length=1)
-    heads: tuple[Head, ...] = Field(min_length=1, max_length=1)
-    preparation_factors: tuple[Rate, ...] = Field(min_length=1)
-
-    @field_validator("targets", "preparation_factors")
-    @classmethod
-    def _distinct_too(cls, values: tuple) -> tuple:
-        return distinct(values)
+    targets: Some[Target]
 
     @model_validator(mode="after")
     def _really_shifted(self) -> DomainShiftParameters:
@@ -94,18 +82,14 @@ class DomainShiftParameters(EpisodeParameters):
         inverted = variant.scouts == "target" and variant.target == "inverted"
         return ScoutingFrom(zero_point=training, scouting=scouting, inverted=inverted)
 
-    def settings(self, variant: ShiftVariant) -> list[PreparationSetting]:
-        prepared = variant.scouts != "none" or variant.alignment != "none"
-        rates = self.learning_rates if BY_KEY[variant[3:]].has_rate else (0.0,)
-        return [PreparationSetting(*pair) for pair in product(self.preparation_factors if prepared else (1.0,), rates)]
+    def network(self, seed: int, n_way: int) -> nn.Sequential:
+        return zero_point(self.untrained(seed), n_way, self.heads[0])
 
-    def preparations(self) -> list[Step]:
-        steps = [
-            self.step(seed, variant, setting.factor)
-            for variant, seed in product(self.variants(), self.seeds())
-            for setting in self.settings(variant)
-        ]
-        return list(dict.fromkeys(filter(None, steps)))
+    def images(self, variant: ShiftVariant) -> Images:
+        return shifted(self.dataset, variant.target == "inverted")
+
+    def has_factor(self, variant: ShiftVariant) -> bool:
+        return variant.alignment != "none" or super().has_factor(variant)
 
 
 def run(p: DomainShiftParameters) -> pd.DataFrame:
@@ -119,40 +103,10 @@ def run(p: DomainShiftParameters) -> pd.DataFrame:
     """
     p.check_ways(*(Task.parse(task).n_way for task in p.tasks))
     with made(p.preparations(), p.prepared, p.workers) as folder:
-        start = cache(partial(_start, folder, p))  # read once for all learning rates
-        rows, tested = tune_and_test(
-            p,
-            p.variants(),
-            p.settings,
-            start=lambda job: start(job.seed, job.variant, job.setting.factor),
-            measure=_measure,
-            validation=lambda accuracies: {"validation": accuracies.mean()},
-            choose=partial(best_to_test, variant=ShiftVariant, setting=PreparationSetting),
-        )
-    for job, accuracies in tested:
-        groups = enumerate(accuracies.reshape(-1, GROUP).mean(1))
-        rows += [job.row("accuracy", accuracy, task=task) for task, accuracy in groups]
-        step = p.step(job.seed, job.variant, job.setting.factor)
-        rows.append(job.row("preparation_passes", step.total_cost() if step else 0, task=""))
+        rows, tested = tune_and_test_episodes(p, folder)
+    for job, (accuracies, _) in tested:
+        rows += episode_rows(job, accuracies, p.step(job.seed, job.variant, job.setting.factor))
     return pd.DataFrame(rows)
-
-
-def _measure(job: Job, start: Start) -> np.ndarray:
-    """Accuracy on every episode."""
-    p = job.parameters
-    n = p.n_episodes if job.purpose == "test" else p.n_tuning_episodes
-    episodes = episodes_of(job, shifted(p.dataset, job.variant.target == "inverted"), n)
-    return learn_episodes(NEIGHBOURS[job.variant.method], start, episodes, job.setting.learning_rate, p)[0]
-
-
-def _start(folder: Path, p: DomainShiftParameters, seed: int, variant: ShiftVariant, factor: float) -> Start:
-    """What a variant brings to new tasks, from the files of its preparation."""
-    step = p.step(seed, variant, factor)
-    if isinstance(step, ScoutingFrom):
-        displacement = step.displacement(folder)
-        return Start(zero_point_of(displacement), displacement=displacement)
-    body = step.body(folder) if step else None
-    return Start(zero_point(p.untrained(seed), variant.n_way, p.heads[0], body))
 
 
 def ranking(frame: pd.DataFrame) -> pd.DataFrame:
@@ -161,12 +115,10 @@ def ranking(frame: pd.DataFrame) -> pd.DataFrame:
     ``name`` is that of its row in `METHODS`; ``guided`` that of the scope and scouts that were best on the validation
     episodes.
     """
-    test, tuning = (frame[frame["metric"] == metric] for metric in ("accuracy", "validation"))
-    conditions, variants = ["target", "n_way", "n_shot"], ["alignment", "scouts", "method"]
-    table = rank(test, tuning, conditions, variants, lambda variant: variant["scouts"] != "none", GROUP)
+    variants = ["alignment", "scouts", "method"]
+    table = rank_episodes(frame, ["target"], variants[:2])
     return table.assign(
-        task=[str(Task(*task)) for task in zip(table["n_way"], table["n_shot"], strict=True)],
-        name=[BY_KEY[key].name for key in zip(*(table[column] for column in variants), strict=True)],
+        name=[BY_KEY[key].name for key in table[variants].itertuples(index=False, name=None)],
         guided=[BY_KEY[key].name for key in table["guided"]],
     )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.e09_scaling.run import TRAININGS, ScalingParameters
 from experiments.experiment import Experiment
-from experiments.style import STYLE, panels
+from experiments.style import drawing
 
 WORKERS = {1: "#D55E00", 2: "#0072B2", 4: "#009E73", 8: "#CC79A7"}
 PARTS = {"weights": "#999999", "gradients": "#E69F00", "optimizer": "#D55E00", "displacement": "#0072B2"}
@@ -22,8 +21,7 @@ TIMES = {
 
 def scaling(frame: pd.DataFrame) -> Figure:
     """Measured seconds, memory and bytes sent against the number of parameters, with the cost model's lines."""
-    figure, axes = panels(1, 3, (11, 3.6))
-    with mpl.rc_context(STYLE):
+    with drawing(1, 3, (11, 3.6)) as (figure, axes):
         seconds, memory, sent = axes[0]
         base = _base(frame)
         for n_workers, rows in base[base["metric"] == "seconds"].groupby("n_workers"):
@@ -62,8 +60,7 @@ def scaling(frame: pd.DataFrame) -> Figure:
 
 def scaling_cluster(frame: pd.DataFrame) -> Figure:
     """Memory and time of scouting with the target network, for all parameters and for LoRA's."""
-    figure, axes = panels(1, 2, (9, 3.4))
-    with mpl.rc_context(STYLE):
+    with drawing(1, 2, (9, 3.4)) as (figure, axes):
         memory, times = axes[0]
         need = frame[frame["method"].isin(list(TRAININGS))].pivot(index="method", columns="metric", values="value")
         need = need.loc[list(TRAININGS)]
