@@ -1,24 +1,27 @@
 """Laws of the datasets: shape, determinism, caching, and one clear error for whatever goes wrong with an archive."""
 
 import errno
+import gzip
 import hashlib
 import http.server
 import io
 import os
 import re
+import struct
 import subprocess
 import sys
 import threading
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from experiments import data
+from experiments.data import archives, mnist, omniglot
 from experiments.data import glyphs as drawn
-from experiments.data import omniglot as archives
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = os.environ.get("GTL_DATA_DIR")  # before the fixtures take it away
@@ -82,7 +85,7 @@ def members(monkeypatch):
         EVALUATION: drawings(EVALUATION, {"Gamma": 2}),
     }
     digests = {name: (hashlib.md5(zipped(images)).hexdigest(), content_digest(images)) for name, images in made.items()}
-    monkeypatch.setattr(archives, "ARCHIVES", digests)
+    monkeypatch.setattr(omniglot, "ARCHIVES", digests)
     return made
 
 
@@ -107,7 +110,7 @@ def server(home, members, monkeypatch):
             server.asked.append(name)
             if server.missing:
                 return self.send_error(404)
-            content = zipped(members[name])
+            content = server.archives[name]
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -119,9 +122,10 @@ def server(home, members, monkeypatch):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.asked, server.broken, server.missing = [], 0, False
+    server.archives = {name: zipped(images) for name, images in members.items()}
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    monkeypatch.setattr(archives, "URL", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(omniglot, "URL", f"http://127.0.0.1:{server.server_port}/")
     yield server
     server.shutdown()
     thread.join()
@@ -136,6 +140,14 @@ from experiments.data import omniglot
 data.FOLDER, omniglot.ARCHIVES = pathlib.Path({home!r}), {archives!r}
 """
 HERE = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def real(archive: str) -> str:
+    """The folder of a real archive, if there is one in GTL_DATA_DIR or beside the project."""
+    places = [path for place in (REAL, ROOT.parent / "shared") if place for path in Path(place).glob(f"**/{archive}")]
+    if not places:
+        pytest.skip("needs the real archives: set GTL_DATA_DIR")
+    return str(places[0].parent)
 
 
 def files(folder: Path) -> list[str]:
@@ -253,14 +265,14 @@ def test_a_damaged_cache_is_made_again(shelf, home, harm):
 
 def test_a_cache_of_another_version_is_made_again(shelf, home, monkeypatch):
     good, whole = load("omniglot"), (home / "omniglot.safetensors").read_bytes()
-    monkeypatch.setattr(archives, "VERSION", archives.VERSION + 1)
+    monkeypatch.setattr(omniglot, "VERSION", omniglot.VERSION + 1)
     assert same(load("omniglot"), good)
     assert (home / "omniglot.safetensors").read_bytes() != whole
 
 
 def test_a_file_that_the_disk_has_no_room_for_leaves_no_half_cache(shelf, home):
     """A process that may write 1000 bytes to a file: writing ends in the middle, as on a full disk."""
-    script = f"""{OURS.format(home=str(home), archives=archives.ARCHIVES)}
+    script = f"""{OURS.format(home=str(home), archives=omniglot.ARCHIVES)}
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -275,7 +287,7 @@ except data.DataError as error:
 
 
 def test_two_processes_can_start_together(shelf, home):
-    script = OURS.format(home=str(home), archives=archives.ARCHIVES) + "print(data.load('omniglot').digest)"
+    script = OURS.format(home=str(home), archives=omniglot.ARCHIVES) + "print(data.load('omniglot').digest)"
     start = dict(env=HERE | {"GTL_DATA_DIR": str(shelf)}, stdout=subprocess.PIPE, text=True)
     both = [subprocess.Popen([sys.executable, "-c", script], **start) for _ in range(2)]
     printed = [process.communicate(timeout=60)[0] for process in both]
@@ -390,7 +402,7 @@ def test_a_connection_that_breaks_once_is_survived(server, home):
 def test_a_connection_that_always_breaks(server, home):
     server.broken = 99
     with pytest.raises(
-        data.DataError, match=rf"cannot download {archives.URL}{BACKGROUND} .*point GTL_DATA_DIR at"
+        data.DataError, match=rf"cannot download {omniglot.URL}{BACKGROUND} .*point GTL_DATA_DIR at"
     ) as caught:
         load("omniglot")
     assert caught.value.__cause__ is not None
@@ -409,6 +421,7 @@ def test_an_archive_that_is_not_there(server, home, monkeypatch):
 def test_an_archive_with_another_checksum(server, home, members, monkeypatch):
     monkeypatch.setattr(archives, "RETRIES", 0)
     members[BACKGROUND][next(iter(members[BACKGROUND]))] = png(79)
+    server.archives[BACKGROUND] = zipped(members[BACKGROUND])
     with pytest.raises(data.DataError, match="cannot download"):
         load("omniglot")
     assert files(home) == []
@@ -416,7 +429,7 @@ def test_an_archive_with_another_checksum(server, home, members, monkeypatch):
 
 def test_no_network(server, home, monkeypatch):
     monkeypatch.setattr(archives, "RETRIES", 0)
-    monkeypatch.setattr(archives, "URL", "http://127.0.0.1:9/")  # the discard port: nobody listens
+    monkeypatch.setattr(omniglot, "URL", "http://127.0.0.1:9/")  # the discard port: nobody listens
     with pytest.raises(data.DataError, match=r"cannot download .*\(ConnectionError\): check the network"):
         load("omniglot")
     assert files(home) == []
@@ -433,20 +446,129 @@ def test_full_disk_during_the_download(server, home, monkeypatch):
     assert files(home) == []
 
 
+# --- MNIST ---------------------------------------------------------------------------------------
+
+
+def idx(values: np.ndarray) -> bytes:
+    """A file of the format: two zeros, the type (8: uint8), the number of dimensions, each dimension, the values."""
+    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
+
+
+@pytest.fixture
+def digits(home, monkeypatch):
+    """A small MNIST, by archive: two of every digit to train on, one to test on; image i is all grey of shade i."""
+    parts = {"train": [*range(10), *reversed(range(10))], "t10k": list(range(10))}
+    made = {}
+    for part, labels in parts.items():
+        shades = np.arange(len(labels), dtype=np.uint8)[:, None, None]
+        made[f"{part}-images-idx3-ubyte.gz"] = idx(np.broadcast_to(shades, (len(labels), 28, 28)))
+        made[f"{part}-labels-idx1-ubyte.gz"] = idx(np.array(labels, np.uint8))
+    archived = {name: gzip.compress(content, mtime=0) for name, content in made.items()}
+    digests = {
+        n: (hashlib.md5(archived[n]).hexdigest(), hashlib.md5(content).hexdigest()) for n, content in made.items()
+    }
+    monkeypatch.setattr(mnist, "ARCHIVES", digests)
+    return archived
+
+
+@pytest.fixture
+def digit_shelf(digits, tmp_path, monkeypatch):
+    """A folder in the folder that GTL_DATA_DIR points at, with the small archives."""
+    folder = tmp_path / "shelf" / "mnist"
+    folder.mkdir(parents=True)
+    for name, content in digits.items():
+        (folder / name).write_bytes(content)
+    monkeypatch.setenv("GTL_DATA_DIR", str(folder.parent))
+    return folder
+
+
+def test_small_mnist(digit_shelf):
+    dataset = load("mnist")
+    assert dataset.counts == (2,) * 10 + (1,) * 10 and dataset.images.shape == (30, 28, 28)
+    images, labels = dataset.of_alphabet("train")
+    assert labels.tolist() == sorted(2 * list(range(10)))
+    assert images[:, 0, 0].tolist() == [shade for digit in range(10) for shade in (digit, 19 - digit)]
+    images, labels = dataset.of_alphabet("test")
+    assert images[:, 5, 5].tolist() == labels.tolist() == list(range(10))
+    assert dataset.evaluation.tolist() == [False] * 10 + [True] * 10
+    assert same_images(load("mnist"), dataset)  # from the cache
+    with pytest.raises(ValueError, match="do not have equally many"):
+        _ = dataset.examples
+
+
+def same_images(one: data.Dataset, other: data.Dataset) -> bool:
+    return one.digest == other.digest and torch.equal(one.images, other.images)
+
+
+def test_archives_that_were_packed_again_are_accepted(digit_shelf, digits):
+    expected = load("mnist").digest
+    (data.FOLDER / "mnist.safetensors").unlink()
+    for name, content in digits.items():
+        (digit_shelf / name).write_bytes(gzip.compress(gzip.decompress(content), compresslevel=1, mtime=99))
+    assert load("mnist").digest == expected
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda raw: raw[: len(raw) // 2], "is not a whole gzip archive"),
+        (lambda raw: b"<html>not found</html>", "is not a whole gzip archive"),
+        (lambda raw: gzip.compress(gzip.decompress(raw)[:-1] + b"?"), "is not that of the official archive"),
+    ],
+)
+def test_a_bad_archive_of_digits(digit_shelf, home, harm, message):
+    path = digit_shelf / "train-images-idx3-ubyte.gz"
+    path.write_bytes(harm(path.read_bytes()))
+    with pytest.raises(data.DataError, match=rf"{path.name} {message}.*get it again"):
+        load("mnist")
+    assert files(home) == []
+
+
+def test_a_missing_archive_of_digits_is_named(digit_shelf):
+    (digit_shelf / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(data.DataError, match=r"GTL_DATA_DIR has no t10k-labels-idx1-ubyte\.gz: put it into"):
+        load("mnist")
+
+
+def test_mnist_is_downloaded_once_though_a_connection_breaks(server, digits, home, monkeypatch):
+    monkeypatch.setattr(mnist, "URL", omniglot.URL)
+    server.archives, server.broken = digits, 1
+    dataset = load("mnist")
+    assert server.asked == [next(iter(digits)), *mnist.ARCHIVES]
+    (home / "mnist.safetensors").unlink()
+    assert same_images(load("mnist"), dataset) and len(server.asked) == 5
+
+
+def test_the_real_mnist(home, monkeypatch):
+    monkeypatch.setenv("GTL_DATA_DIR", real("train-images-idx3-ubyte.gz"))
+    dataset = load("mnist")
+    assert sum(dataset.counts[:10]) == 60_000 and sum(dataset.counts[10:]) == 10_000
+    assert dataset.counts[1] == 6742 and dataset.counts[15] == 892  # ones to train on, fives to test on
+
+
+def test_the_bundled_digits():
+    dataset = load("digits")
+    assert sum(dataset.counts[:10]) == 1500 and sum(dataset.counts[10:]) == 297
+    assert dataset.images.shape == (1797, 28, 28) and dataset.images.amax() == 255
+    edge = torch.cat([dataset.images[:, :4].flatten(), dataset.images[:, :, 24:].flatten()])
+    assert not edge.any()  # digits lie in the middle 20x20
+    images, labels = dataset.of_alphabet("train")
+    means = torch.stack([images[labels == digit].float().mean(0) for digit in range(10)])
+    asked, answers = dataset.of_alphabet("test")
+    nearest = torch.cdist(asked.float().flatten(1), means.flatten(1)).argmin(1)
+    assert (nearest == answers).float().mean() > 0.8  # they are digits, and their labels are theirs
+
+
 # --- the rest -------------------------------------------------------------------------------------
 
 
 def test_an_unknown_name():
-    with pytest.raises(data.DataError, match="unknown dataset 'mnist': use one of glyphs, omniglot"):
-        load("mnist")
+    with pytest.raises(data.DataError, match="unknown dataset 'emnist': use one of glyphs, omniglot, digits, mnist"):
+        load("emnist")
 
 
 def test_the_real_omniglot(home, monkeypatch):
-    places = [REAL, ROOT.parent / "shared" / "omniglot"]
-    place = next((path for path in places if path and Path(path, BACKGROUND).is_file()), None)
-    if place is None:
-        pytest.skip("needs the real archives: set GTL_DATA_DIR")
-    monkeypatch.setenv("GTL_DATA_DIR", str(place))
+    monkeypatch.setenv("GTL_DATA_DIR", real(BACKGROUND))
     dataset = load("omniglot")
     assert dataset.examples.shape == (964 + 659, 20, 28, 28)
     assert dataset.evaluation.tolist() == [False] * 964 + [True] * 659

@@ -12,9 +12,8 @@ def toy(n_alphabets: int = 12, n_characters: int = 5, n_drawers: int = 20) -> Da
     n = n_alphabets * n_characters
     examples = torch.arange(n, dtype=torch.uint8)[:, None, None, None].repeat(1, n_drawers, 28, 28)
     examples[:, :, 0, 0] = torch.arange(n_drawers, dtype=torch.uint8)
-    alphabets = tuple(f"alphabet{c // n_characters}" for c in range(n))
-    evaluation = torch.arange(n) >= n * 3 // 4
-    return Dataset("toy", examples, alphabets, tuple(str(c) for c in range(n)), evaluation, "")
+    classes = [(f"alphabet{c // n_characters}", str(c)) for c in range(n)]
+    return Dataset.of("toy", examples.flatten(0, 1), [n_drawers] * n, classes, [c >= n * 3 // 4 for c in range(n)])
 
 
 def test_rng_depends_on_seed_and_purpose_only():

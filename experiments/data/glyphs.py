@@ -48,7 +48,8 @@ def make() -> Dataset:
     names, lines = _lines()
     drawers = _variation(np.random.default_rng(SEED), HAND)
     examples = torch.stack([_by_hand(line, ord(char), drawers) for (_, char), line in zip(names, lines, strict=True)])
-    return Dataset.of("glyphs", examples, names, [alphabet in EVALUATION for alphabet, _ in names])
+    evaluation = [alphabet in EVALUATION for alphabet, _ in names]
+    return Dataset.of("glyphs", examples.flatten(0, 1), [N_DRAWERS] * len(names), names, evaluation)
 
 
 def _lines() -> tuple[list[tuple[str, str]], np.ndarray]:

@@ -85,7 +85,7 @@ class DomainTraining(Step):
 def shifted(name: Dataset, inverted: bool) -> Images:
     """The dataset, or its negative."""
     dataset = load(name)
-    return replace(dataset, examples=255 - dataset.examples) if inverted else dataset
+    return replace(dataset, images=255 - dataset.images) if inverted else dataset
 
 
 def _coral(source: Tensor, target: Tensor, progress: float, *, strength: float) -> Tensor:
