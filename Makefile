@@ -18,7 +18,7 @@ run: $(if $(SNAKEMAKE_PROFILE),$(CLUSTER),$(STAMP)) ## run the experiments of PR
 	@$(PY) workflow/launch.py $(PROFILE) $(if $(CORES),--cores $(CORES))
 
 test: $(STAMP) ## run the tests
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slurm: $(CLUSTER) ## run the quick profile through a Slurm of two nodes on this machine (root; slurm-wlm, munge)
 	@$(PY) tests/slurm/run.py

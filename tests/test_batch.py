@@ -169,7 +169,7 @@ class Project:
 
     def launch(self, *arguments: str) -> tuple[int, str]:
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
         return process.returncode, output
 
     def planned(self) -> set[str]:
