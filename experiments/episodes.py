@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+import numpy as np
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from experiments.images import N_DRAWERS, ImageParameters
 from experiments.parameters import Count, distinct
+from experiments.protocol import Job, Row
 
-GROUP = 10  # episodes of which the mean is one row of the results
+GROUP = 10  # episodes of which the mean is one row of the results,
+MANY = 100  # if there are so many of them; fewer have a row each
 SIDE_BY_SIDE = 200  # support images trained together: copies save overhead, not arithmetic, see `stack`
-EpisodeCount = Annotated[int, Field(ge=GROUP, multiple_of=GROUP)]
+
+
+def _in_whole_groups(n: int) -> int:
+    if n >= MANY and n % GROUP:
+        raise ValueError(f"must be a multiple of {GROUP}, or less than {MANY}")
+    return n
+
+
+EpisodeCount = Annotated[int, Field(ge=1), AfterValidator(_in_whole_groups)]
 
 
 class Task(NamedTuple):
@@ -52,3 +63,10 @@ class EpisodeParameters(ImageParameters):
             if task.n_shot + self.n_query > N_DRAWERS:
                 raise ValueError(f"n_query = {self.n_query}: at most {N_DRAWERS - task.n_shot} in a {task} task")
         return self
+
+
+def accuracy_rows(job: Job, accuracies: np.ndarray) -> list[Row]:
+    """``accuracy`` of every episode; if there are many, of each group of `GROUP`, under the number of its first one."""
+    size = GROUP if len(accuracies) >= MANY else 1
+    means = accuracies.reshape(-1, size).mean(1)
+    return [job.row("accuracy", mean, task=size * i) for i, mean in enumerate(means)]

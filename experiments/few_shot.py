@@ -18,7 +18,7 @@ from torch import nn
 from experiments.baselines.few_shot import Start, groups, side_by_side
 from experiments.data import Dataset, load
 from experiments.data.splits import split_classes
-from experiments.episodes import GROUP, SIDE_BY_SIDE, EpisodeParameters, Task
+from experiments.episodes import SIDE_BY_SIDE, EpisodeParameters, Task, accuracy_rows
 from experiments.images import zero_point_of
 from experiments.neighbours import NEIGHBOURS
 from experiments.parameters import Head, Rate, Some
@@ -104,17 +104,16 @@ def tune_and_test_episodes(p: PreparedParameters, folder: Path) -> tuple[list[Ro
         p.settings,
         start=lambda job: start(job.seed, job.variant, job.setting.factor),
         measure=_measure,
-        validation=lambda result: {"validation": result[0].mean()},
+        record=lambda job, result: [job.row("validation", result[0].mean(), task="")],
         choose=partial(best_to_test, variant=type(variants[0]), setting=PreparationSetting),
     )
 
 
 def episode_rows(job: Job, accuracies: np.ndarray, step: Step | None) -> list[Row]:
-    """``accuracy`` of each ``GROUP`` of test episodes (task), and ``preparation_passes``, network passes before any
-    task (`experiments.costs`), of which ``step`` was the last."""
-    means = enumerate(accuracies.reshape(-1, GROUP).mean(1))
-    rows = [job.row("accuracy", accuracy, task=task) for task, accuracy in means]
-    return [*rows, job.row("preparation_passes", step.total_cost() if step else 0, task="")]
+    """Those of `accuracy_rows`, and ``preparation_passes``, network passes before any task (`experiments.costs`), of
+    which ``step`` was the last."""
+    passes = job.row("preparation_passes", step.total_cost() if step else 0, task="")
+    return [*accuracy_rows(job, accuracies), passes]
 
 
 def _measure(job: Job, start: Start) -> tuple[np.ndarray, float]:
@@ -140,6 +139,6 @@ def rank_episodes(frame: pd.DataFrame, conditions: Sequence[str], variants: Sequ
     """`rank` for each of ``conditions`` and kind of task, which ``task`` names, of each of ``variants`` and method."""
     conditions, variants = [*conditions, "n_way", "n_shot"], [*variants, "method"]
     test, tuning = (frame[frame["metric"] == metric] for metric in ("accuracy", "validation"))
-    table = rank(test, tuning, conditions, variants, lambda variant: variant["method"] in SCOPES, GROUP)
+    table = rank(test, tuning, conditions, variants, lambda variant: variant["method"] in SCOPES)
     table.insert(0, "task", [str(Task(*task)) for task in table[["n_way", "n_shot"]].itertuples(index=False)])
     return table

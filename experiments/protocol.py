@@ -49,16 +49,14 @@ def tune_and_test(
     settings: Callable[[Any], Sequence[Any]],
     start: Callable[[Job], object],
     measure: Callable[[Job, Any], Any],
-    validation: Callable[[Any], Mapping[str, float]],
+    record: Callable[[Job, Any], list[Row]],
     choose: Callable[[pd.DataFrame], Mapping[tuple, Sequence[Any]]],
-    where: Sequence[str] = ("task",),
 ) -> tuple[list[Row], list[tuple[Job, Any]]]:
     """Returns the rows of the tuning record, and every test job with what it measured, by variant, seed and setting.
 
     settings: those that a variant tries, equally many for every method. start: what a job begins with, made here and
-    sent to the worker. measure: done there, so a function of a module. validation: metrics of a tuning job's result.
+    sent to the worker. measure: done there, so a function of a module. record: the rows that a tuning job leaves.
     choose: from the tuning record, the settings of each variant that are tested; one, or one for each way to choose.
-    where: the columns that stay empty in the tuning record.
     """
 
     def done(jobs: Sequence[Job], description: str) -> list:
@@ -66,12 +64,7 @@ def tune_and_test(
         return parallel(partial(_measured, measure), with_start, p.workers, description, p.dask_scheduler)
 
     tuning = [Job(p, seed, v, s, "validation") for v in variants for s in settings(v) for seed in p.seeds()]
-    empty = dict.fromkeys(where, "")
-    rows = [
-        job.row(metric, value, **empty)
-        for job, result in zip(tuning, done(tuning, "tuning"), strict=True)
-        for metric, value in validation(result).items()
-    ]
+    rows = [row for job, result in zip(tuning, done(tuning, "tuning"), strict=True) for row in record(job, result)]
     chosen = choose(pd.DataFrame(rows))
     tests = [Job(p, seed, v, s, "test") for v in variants for seed in p.seeds() for s in chosen[v]]
     return rows, list(zip(tests, done(tests, "test"), strict=True))

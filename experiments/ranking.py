@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from experiments.statistics import bootstrap, by_seed_and_task, difference
+from experiments.statistics import by_seed_and_task, difference, mean_interval
 
 
 def rank(
@@ -15,7 +15,6 @@ def rank(
     conditions: Sequence[str],
     variants: Sequence[str],
     is_guide: Callable[[Mapping[str, object]], bool],
-    per_row: int = 1,
     tasks: str = "episodes",
 ) -> pd.DataFrame:
     """Every variant of each condition with its accuracy, as the columns of `accuracy_of`, best first.
@@ -36,13 +35,13 @@ def rank(
         guided = max(guides, key=lambda key: best[*condition, *key], default=None)
         for key, mine in values.items():
             row = dict(zip(conditions, condition, strict=True)) | names[key] | accuracy_of(mine) | {"guided": guided}
-            rows.append(row | (difference(values[guided], mine, tasks, per_row, "networks") if guided else {}))
+            rows.append(row | (difference(values[guided], mine, tasks, "networks") if guided else {}))
     return best_first(rows, conditions).rename(columns={"mean": "difference"})
 
 
 def accuracy_of(values: pd.DataFrame) -> dict[str, float]:
     """Mean accuracy and its 95 % interval, as columns of a ranking."""
-    e = bootstrap(by_seed_and_task(values))
+    e = mean_interval(by_seed_and_task(values))
     return {"accuracy": e.mean, "accuracy_low": e.low, "accuracy_high": e.high}
 
 

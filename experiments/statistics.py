@@ -1,4 +1,4 @@
-"""Means with confidence intervals that respect how the results were drawn: seeds first, then tasks within a seed."""
+"""Means with confidence intervals that respect how the results were drawn: networks first, then tasks for each."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
+
+FEW = 5  # values; with fewer there is no interval
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its confidence interval; ``n`` is (seeds, tasks per seed). Arrays where the values were curves."""
+    """A mean with its confidence interval, NaN where there are too few values; ``n`` is (seeds, tasks per seed). Arrays
+    where the values were curves."""
 
     mean: np.ndarray | float
     low: np.ndarray | float
@@ -20,27 +24,29 @@ class Estimate:
 
     @property
     def text(self) -> str:
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+        interval = "too few to tell" if np.isnan(self.low) else f"[{self.low:+.3f}, {self.high:+.3f}]"
+        return f"{self.mean:+.3f} {interval}"
 
     def __str__(self) -> str:
         return f"{self.text} (n = {self.n[0]} seeds x {self.n[1]} tasks)"
 
 
-def bootstrap(values: np.ndarray, level: float = 0.95, n_resamples: int = 4000) -> Estimate:
-    """Percentile interval of the mean of ``values`` [seeds, tasks, ...] by the two-stage (cluster) bootstrap.
+def mean_interval(values: np.ndarray, level: float = 0.95) -> Estimate:
+    """The mean of ``values`` [seeds, tasks, ...] with the t interval over the means of the seeds.
 
-    Seeds are resampled, then tasks within each drawn seed (Davison & Hinkley 1997, section 3.8), because the tasks of
-    one seed share a pretrained network. The resampling itself is seeded: equal input, equal interval.
+    The tasks of one seed share a pretrained network, so the networks are what was drawn independently: mean +- t *
+    standard error of their means, with one degree of freedom less than there are (Student 1908). A single network has
+    the interval over its tasks, which speaks of that network alone. With fewer than `FEW` values there is none. What
+    this covers, and what a bootstrap would: ``python -m benchmarks.coverage``.
     """
     n_seeds, n_tasks = values.shape[:2]
-    random = np.random.default_rng(0)
-    means = np.empty((n_resamples, *values.shape[2:]))
-    for block in np.array_split(means, max(1, n_resamples // 250)):  # all resamples at once would take gigabytes
-        seeds = random.integers(n_seeds, size=(len(block), n_seeds, 1))
-        tasks = random.integers(n_tasks, size=(len(block), n_seeds, n_tasks))
-        block[:] = values[seeds, tasks].mean((1, 2))
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return Estimate(values.mean((0, 1)), low, high, (n_seeds, n_tasks))
+    drawn = values.mean(1) if n_seeds > 1 else values[0]
+    mean, n = drawn.mean(0), len(drawn)
+    if n_seeds * n_tasks < FEW:
+        half = np.full_like(mean, np.nan)
+    else:
+        half = stdtrit(n - 1, (1 + level) / 2) * drawn.std(0, ddof=1) / n**0.5
+    return Estimate(mean, mean - half, mean + half, (n_seeds, n_tasks))
 
 
 def by_seed_and_task(frame: pd.DataFrame, *along: str) -> np.ndarray:
@@ -50,23 +56,25 @@ def by_seed_and_task(frame: pd.DataFrame, *along: str) -> np.ndarray:
     shape = [frame[key].nunique() for key in keys]
     if table.index.has_duplicates or len(table) != np.prod(shape):
         raise ValueError(f"expected exactly one value per {', '.join(keys)}")
-    return table.to_numpy().reshape(shape)
+    return table.to_numpy(float).reshape(shape)
 
 
 def paired(one: pd.DataFrame, other: pd.DataFrame) -> Estimate:
     """Mean difference ``one - other`` on the same seeds and tasks (two methods, say), with its interval."""
-    return bootstrap(by_seed_and_task(one) - by_seed_and_task(other))
+    return mean_interval(by_seed_and_task(one) - by_seed_and_task(other))
 
 
 def difference(
-    one: pd.DataFrame, other: pd.DataFrame, tasks: str = "tasks", per_row: int = 1, networks: str = "seeds"
+    one: pd.DataFrame, other: pd.DataFrame, tasks: str = "tasks", networks: str = "seeds"
 ) -> dict[str, object]:
     """`paired` as columns of a table: ``mean``, its 95 % interval from ``low`` to ``high``, ``n`` and all as ``text``.
 
-    tasks, networks: what tasks and seeds are called in ``n``; ``per_row`` tasks are in a row of the table.
+    tasks, networks: what tasks and seeds are called in ``n``. Where a row is the mean of several tasks, its number is
+    that of the first of them, so ``n`` counts them all.
     """
-    e = paired(one, other)
-    n = f"{e.n[0]} {networks} x {e.n[1] * per_row} {tasks}"
+    e, numbers = paired(one, other), one["task"].drop_duplicates().sort_values()
+    in_a_row = int(numbers.diff().min()) if len(numbers) > 1 else 1
+    n = f"{e.n[0]} {networks} x {e.n[1] * in_a_row} {tasks}"
     return {"mean": e.mean, "low": e.low, "high": e.high, "n": n, "text": e.text}
 
 

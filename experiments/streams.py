@@ -22,7 +22,7 @@ from experiments.data.splits import split_classes
 from experiments.images import N_DRAWERS, ImageParameters
 from experiments.parameters import Count
 from experiments.protocol import Job, Purpose, Row
-from experiments.statistics import bootstrap
+from experiments.statistics import mean_interval
 from gtl_core.tasks import Episode, Stream, arrivals_of, labelled, rng, sample_episode
 from gtl_core.training import correct
 
@@ -136,7 +136,7 @@ def at_both_ends(job: Job, course: Course) -> list[Row]:
 
 def estimates(job: Job, metric: str, values: np.ndarray, steps: np.ndarray) -> list[Row]:
     """Mean and 95 % interval of ``values`` [networks, S, steps] as ``<metric>_mean``, ``_low`` and ``_high``."""
-    estimate, all_networks = bootstrap(values), replace(job, seed="")
+    estimate, all_networks = mean_interval(values), replace(job, seed="")
     return [
         all_networks.row(f"{metric}_{part}", value, task="", step=step)
         for part in ("mean", "low", "high")

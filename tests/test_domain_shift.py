@@ -43,7 +43,7 @@ def test_every_method_is_tuned_alike_tested_and_ranked(small):
         n_rates = 1 if key[-1] == "nearest_mean" else 2
         assert rows["metric"].value_counts().to_dict() == {
             "validation": n_rates,
-            "accuracy": 2,
+            "accuracy": 20,
             "preparation_passes": 1,
         }
     table = ranking(small)

@@ -37,7 +37,7 @@ from gtl_core.tasks import arrivals_of, labelled, rng, to_float
 from gtl_core.training import accuracy, fit
 
 SMALL = dict(
-    dataset="glyphs", seed=0, n_seeds=2, n_streams=2, n_tuning_streams=1, n_way=3, n_rounds=3, n_query=4,
+    dataset="glyphs", seed=0, n_seeds=2, n_streams=3, n_tuning_streams=1, n_way=3, n_rounds=3, n_query=4,
     first_epochs=3, epochs=[2, 1], learning_rates=[0.01, 0.1], heads=["zero", "random"],
     streams=["single", "shuffled", "per_class"], zero_points=["pretrained", "random"], channels=8,
     pretraining_epochs=1, n_scouts=2, scout_n_shot=3, scout_epochs=2, scout_learning_rate=0.1, results="",
@@ -192,7 +192,7 @@ def test_the_experiment_is_complete_and_paired(small):
     assert {name: row[name] for name in expected} == expected
     gained = table[(table["tuned_on"] == "same") & (table["comparison"] == "plain: last - first")].iloc[0]
     assert gained["mean"] == pytest.approx(last["plain"]["value"].mean() - first["plain"]["value"].mean())
-    assert set(table["n"]) == {"2 seeds x 2 tasks"}
+    assert set(table["n"]) == {"2 seeds x 3 tasks"}
     nothing_to_forget = measures(small, "same").set_index("stream").loc["per_class", "backward_transfer"]
     assert set(nothing_to_forget) == {"0.000 [0.000, 0.000]"}
 

@@ -35,7 +35,7 @@ from gtl_core.tasks import Episode, labelled, rng
 
 SMALL = dict(
     dataset="glyphs", seed=0, n_seeds=2, arenas=["none 3-way 1-shot", "inverted 4-way stream"], heads=["zero"],
-    n_episodes=10, n_tuning_episodes=2, n_streams=2, n_tuning_streams=1, n_rounds=2, n_query=4, epochs=3,
+    n_episodes=10, n_tuning_episodes=2, n_streams=3, n_tuning_streams=1, n_rounds=2, n_query=4, epochs=3,
     first_epochs=3, stream_epochs=1, learning_rates=[0.03, 0.3], channels=4, pretraining_epochs=1, n_scouts=3,
     scout_n_way=3, scout_n_shot=3, scout_n_query=3, scout_epochs=6, scout_learning_rate=0.1, learned_tasks=4,
     results="", prepared="", workers=1,
@@ -51,7 +51,7 @@ SMALL = dict(
         ({"arenas": ["none 5-way 17-shot"]}, "n_query = 4: too many for 'none 5-way 17-shot'"),
         ({"n_rounds": 16}, "n_query = 4: too many for 'inverted 4-way stream'"),
         ({"scout_n_shot": 18}, "scout_n_query = 3: at most 2"),
-        ({"n_episodes": 15}, "n_episodes = 15: should be a multiple of 10"),
+        ({"n_episodes": 105}, "n_episodes = 105: must be a multiple of 10, or less than 100"),
     ],
 )
 def test_wrong_parameters_are_refused_in_one_line(wrong, message):
@@ -177,7 +177,7 @@ def test_the_experiment_is_complete_and_paired(small):
     assert len(table) == 4 * (11 * 6 - 2 + 4 * 5)  # 4 ways and arenas; 11 guides and 4 rivals against 6, none itself
     assert dict(table.groupby("arena")["n"].unique().str.join("")) == {
         "none 3-way 1-shot": "2 seeds x 10 episodes",
-        "inverted 4-way stream": "2 seeds x 2 streams",
+        "inverted 4-way stream": "2 seeds x 3 streams",
     }
     assert set(table["tuned_on"]) == {"first", "careful", "last"}
     assert set(table.loc[table["tuned_on"] == "last", "arena"]) == {"inverted 4-way stream"}

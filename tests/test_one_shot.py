@@ -24,7 +24,7 @@ from experiments.e01_one_shot.run import (
     saturation,
     verdicts,
 )
-from experiments.episodes import GROUP, Task
+from experiments.episodes import Task
 from experiments.images import zero_point_of
 from experiments.methods import BASIC
 from experiments.parameters import ParameterError
@@ -48,7 +48,7 @@ SMALL = dict(
         ({"tasks": ["5 shots"]}, "'5 shots': must be like '5-way 1-shot', with at least 2 ways and 1 shot"),
         ({"tasks": ["1-way 1-shot"]}, "must be like '5-way 1-shot'"),
         ({"tasks": ["5-way 17-shot"]}, "n_query = 4: at most 3 in a 5-way 17-shot task"),
-        ({"n_episodes": 15}, "n_episodes = 15: should be a multiple of 10"),
+        ({"n_episodes": 105}, "n_episodes = 105: must be a multiple of 10, or less than 100"),
         ({"saturation_scouts": [4, 2]}, "saturation_scouts = [4, 2]: must increase"),
         ({"saturation_n_shots": [4, 4]}, "saturation_n_shots = [4, 4]: must not name the same value twice"),
         ({"optimizer": "lion"}, "optimizer = 'lion': should be 'sgd' or 'adam'"),
@@ -120,7 +120,7 @@ def test_the_experiment_is_complete_and_paired(small):
     assert set(tuning.groupby(list(OneShotVariant._fields)).size()) == {4}  # each rate on each seed, for every method
     differences = verdicts(small)
     assert set(differences["task"]) == {str(Task(3, 1)), str(Task(4, 2))}
-    assert set(differences["n"]) == {f"2 seeds x {GROUP} episodes"}
+    assert set(differences["n"]) == {f"2 seeds x {SMALL['n_episodes']} episodes"}
     assert len(differences) == 2 * (2 * 2 + 1) * 5  # ways to tune, heads and tasks and without pretraining, rivals
     numbers = saturation(small).groupby(["tuned_on", "what"])["number"].apply(list)
     assert numbers["first", "n_scouts"] == [1, 2, 4] and numbers["same", "scout_n_shot"] == [1, 3]

@@ -522,12 +522,12 @@ def test_the_experiment_is_complete_and_repeatable():
 
 
 def tiny() -> pd.DataFrame:
-    """Two networks, two episodes, three rates; accuracy rises by 0.1 from method to method, on every episode."""
+    """Two networks, three episodes, three rates; accuracy rises by 0.1 from method to method, on every episode."""
     rows = []
     for (i, method), seed in product(enumerate(own_model.METHODS), (0, 1)):
         best = (0.01, 0.1, 0.1, 0.1, 0.1)[i]
         rows += [(seed, method, r, None, "validation_first", 0.9 * (r == best)) for r in (0.01, 0.1, 1.0)]
-        rows += [(seed, method, best, k, "accuracy", 0.1 * i + 0.2 * seed + 0.3 * k) for k in (0, 1)]
+        rows += [(seed, method, best, k, "accuracy", 0.1 * i + 0.2 * seed + 0.3 * k) for k in (0, 1, 2)]
         if method.startswith("guided"):
             rows += [(seed, method, best, None, f"guide_{part}", 0.01 * i) for part in ("conv1", "fc")]
     return pd.DataFrame(rows, columns=["seed", "method", "learning_rate", "task", "metric", "value"])
@@ -539,7 +539,7 @@ def test_verdicts_are_differences_on_the_same_episodes_and_name_rates_at_the_edg
     for column in ("low", "mean", "high"):  # seeds and episodes differ, their differences do not
         assert table.loc["guided_losses - frozen", column] == pytest.approx(0.4)
         assert table.loc["plain - frozen", column] == pytest.approx(0.1)
-    assert table.loc["guided_classes - plain", "n"] == "2 seeds x 2 episodes"
+    assert table.loc["guided_classes - plain", "n"] == "2 seeds x 3 episodes"
     at_the_edge = {name for name, edge in table["at_the_edge"].items() if edge}
     assert at_the_edge == {name for name in table.index if name.endswith("frozen")}  # 0.01 of 0.01, 0.1 and 1
     assert set(table["at_the_edge"]) == {"frozen", ""}
@@ -549,7 +549,7 @@ def test_the_figure_shows_every_method():
     (legend,) = (figure := figures.own_model(tiny())).legends
     assert [text.get_text() for text in legend.get_texts()] == [m.label for m in own_model.METHODS.values()]
     accuracies, rates, guides = figure.axes
-    assert [line.get_xdata()[0] for line in accuracies.lines] == pytest.approx([25, 35, 45, 55, 65])
+    assert [line.get_xdata()[0] for line in accuracies.lines] == pytest.approx([40, 50, 60, 70, 80])
     assert len(rates.lines) == 5 and [line.get_ydata()[1] for line in guides.lines] == pytest.approx([0.02, 0.03, 0.04])
 
 

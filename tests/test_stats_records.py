@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.coverage import TABLE, coverage
 from experiments import records
-from experiments.statistics import at_chosen_rates, bootstrap, by_seed_and_task, choose_rates, paired
+from experiments.ranking import sides
+from experiments.statistics import at_chosen_rates, by_seed_and_task, choose_rates, difference, mean_interval, paired
 
 
 def tidy(values: np.ndarray, method: str = "plain") -> pd.DataFrame:
@@ -16,35 +18,51 @@ def tidy(values: np.ndarray, method: str = "plain") -> pd.DataFrame:
     return pd.DataFrame(index, columns=["seed", "task", "value"]).assign(method=method, metric="accuracy")
 
 
-def test_constant_values_have_no_interval():
-    estimate = bootstrap(np.full((3, 4), 0.5))
+def test_constant_values_have_no_width():
+    estimate = mean_interval(np.full((3, 4), 0.5))
     assert (estimate.mean, estimate.low, estimate.high, estimate.n) == (0.5, 0.5, 0.5, (3, 4))
 
 
-def test_interval_matches_the_normal_one_for_many_independent_seeds():
-    values = np.random.default_rng(1).normal(size=(400, 1))
-    estimate = bootstrap(values)
-    half = 1.96 * values.std() / 20
-    assert estimate.high - estimate.mean == pytest.approx(half, rel=0.1)
-    assert estimate.mean - estimate.low == pytest.approx(half, rel=0.1)
+def test_the_interval_by_hand():
+    """Three networks with means 1, 2 and 6: their mean is 3, their variance 7, t is 4.303 with 2 degrees of freedom, so
+    the interval is 3 +- 4.303 * sqrt(7 / 3). How tasks are spread within a network plays no part."""
+    values = np.array([[1.0, 1.0], [0.0, 4.0], [5.0, 7.0]])
+    estimate = mean_interval(values)
+    half = 4.303 * (7 / 3) ** 0.5
+    assert (estimate.low, estimate.mean, estimate.high) == pytest.approx((3 - half, 3, 3 + half), abs=1e-3)
 
 
-def test_seeds_that_disagree_widen_the_interval_more_than_tasks_do():
-    noise = np.random.default_rng(2).normal(size=(5, 40))
-    between = bootstrap(noise * 0.01 + np.arange(5)[:, None])
-    within = bootstrap(noise * 0.01 + np.arange(40)[None, :] / 8)
-    assert between.high - between.low > within.high - within.low
+def test_a_single_network_has_the_interval_over_its_tasks():
+    """Of 0, 1, 2, 3, 4 the mean is 2 and the variance 2.5; t is 2.776 with 4 degrees of freedom."""
+    estimate = mean_interval(np.arange(5.0)[None])
+    assert estimate.high - estimate.mean == pytest.approx(2.776 * (2.5 / 5) ** 0.5, abs=1e-3)
 
 
-def test_intervals_cover():
-    """A 95 % interval of 20 seeds x 10 tasks contains the true mean in about 95 of 100 experiments."""
-    random = np.random.default_rng(3)
-    hits = 0
-    for _ in range(100):
-        values = random.normal(size=(20, 1)) + random.normal(size=(20, 10))
-        estimate = bootstrap(values, n_resamples=300)
-        hits += estimate.low <= 0 <= estimate.high
-    assert 86 <= hits <= 100
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (2, 2), (4, 1)])
+def test_too_few_values_have_no_interval_and_say_so(shape):
+    estimate = mean_interval(np.random.default_rng(0).normal(size=shape))
+    assert np.isnan([estimate.low, estimate.high]).all()
+    assert estimate.text == f"{estimate.mean:+.3f} too few to tell" and str(estimate).startswith(estimate.text)
+    found = sides(pd.DataFrame({"low": [estimate.low], "high": [estimate.high]}))
+    assert [len(group) for group in found.values()] == [0, 0, 1]  # neither above nor below
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, 11.0])
+@pytest.mark.parametrize("n_networks", [3, 5])
+def test_the_interval_covers(n_networks, ratio):
+    """Within four standard errors of a share of 0.95 in so many draws; the bootstrap misses where networks differ."""
+    n_draws = 4000
+    found = coverage("t over networks", n_networks, ratio, n_draws)["coverage"]
+    assert abs(found - 0.95) < 4 * (0.95 * 0.05 / n_draws) ** 0.5
+
+
+def test_the_committed_simulation_covers_and_the_bootstrap_does_not():
+    table = pd.read_csv(TABLE).set_index("interval")
+    ours, before = table.loc["t over networks"], table.loc["two-stage bootstrap"]
+    assert set(ours["networks"]) >= {3, 5} and ours["ratio"].max() >= 11
+    assert ours["coverage"].between(0.93, 0.97).all()
+    differ = (before["ratio"] >= 3) & (before["networks"] <= 5)  # as far as networks do, and as few
+    assert before.loc[differ, "coverage"].max() < 0.93
 
 
 def test_pairing_removes_what_tasks_share():
@@ -53,10 +71,18 @@ def test_pairing_removes_what_tasks_share():
     assert (estimate.low, estimate.mean, estimate.high) == pytest.approx((0.1, 0.1, 0.1))
 
 
+@pytest.mark.parametrize(("numbers", "n"), [([0, 1, 2], 3), ([0, 10, 20], 30), ([0], 1)])
+def test_a_row_that_is_the_mean_of_several_tasks_counts_them_all(numbers, n):
+    one = tidy(np.arange(2.0 * len(numbers)).reshape(2, -1))
+    one["task"] = one["task"].map(dict(enumerate(numbers)))
+    compared = difference(one, one.assign(value=0.0), "episodes", "networks")
+    assert compared["n"] == f"2 networks x {n} episodes" and compared["mean"] == one["value"].mean()
+
+
 def test_curves_keep_their_axis():
     frame = pd.concat([tidy(np.full((2, 3), 10 * step)).assign(step=step) for step in (1, 2)])
     values = by_seed_and_task(frame.sample(frac=1, random_state=0), "step")
-    assert values.shape == (2, 3, 2) and bootstrap(values).mean.tolist() == [10, 20]
+    assert values.shape == (2, 3, 2) and mean_interval(values).mean.tolist() == [10, 20]
 
 
 def test_missing_or_doubled_results_are_refused():

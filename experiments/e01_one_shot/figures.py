@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from experiments.e01_one_shot.run import OneShotParameters, accuracies, alike, along, octaves, pictures, with_all_scouts
 from experiments.experiment import Experiment
 from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN
-from experiments.statistics import bootstrap, by_seed_and_task
+from experiments.statistics import by_seed_and_task, mean_interval
 from experiments.style import HEADS, drawing, of_methods, rate_axis
 
 METHODS = list(BASIC.values())
@@ -69,7 +69,7 @@ def one_shot(frame: pd.DataFrame) -> Figure:
                     here = _where(test, zero_point=zero_point, head=head, n_way=n_way, n_shot=n_shot)
                     by_method = of_methods(here, METHODS)
                     for i, (method, values) in enumerate(by_method):
-                        estimate = bootstrap(100 * by_seed_and_task(values))
+                        estimate = mean_interval(100 * by_seed_and_task(values))
                         at = y + 0.18 * (i - (len(by_method) - 1) / 2)
                         axis.hlines(at, estimate.low, estimate.high, color=method.colour, linewidth=2)
                         axis.plot(estimate.mean, at, "o", color=method.colour, markersize=5, label=method.label)
@@ -91,7 +91,7 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
             flat = alike(with_all_scouts(test), "zero_point", "head", "n_way", "n_shot")
             for axis, (what, label) in zip(row, SATURATION.items(), strict=True):
                 scouted = along(test, what)
-                estimate, numbers = bootstrap(100 * by_seed_and_task(scouted, what)), sorted(scouted[what].unique())
+                estimate, numbers = mean_interval(100 * by_seed_and_task(scouted, what)), sorted(scouted[what].unique())
                 axis.fill_between(numbers, estimate.low, estimate.high, color=NETWORK.colour, alpha=0.2, linewidth=0)
                 axis.plot(numbers, estimate.mean, "o-", color=NETWORK.colour, markersize=4, label=NETWORK.label)
                 for method, values in of_methods(flat, (FROZEN, PLAIN)):

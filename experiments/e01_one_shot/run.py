@@ -17,7 +17,7 @@ from torch import Tensor
 from experiments.baselines.few_shot import groups, side_by_side
 from experiments.data import load
 from experiments.data.splits import split_classes
-from experiments.episodes import GROUP, SIDE_BY_SIDE, EpisodeParameters, Task
+from experiments.episodes import SIDE_BY_SIDE, EpisodeParameters, Task, accuracy_rows
 from experiments.images import METHODS, ShotCount, ZeroPoint, start
 from experiments.methods import BASIC, NETWORK, TENSOR
 from experiments.parameters import Count, Distinct, Head
@@ -93,7 +93,7 @@ def run(p: OneShotParameters) -> pd.DataFrame:
     Columns: seed, those of `OneShotVariant`, learning_rate, task, step, metric, value. Metrics:
 
     - ``validation_first``: mean accuracy over the tuning episodes, for every learning rate;
-    - ``accuracy``: over each group of ``GROUP`` test episodes (task), for every rate that `choose_rates` chooses;
+    - ``accuracy``: of test episodes (task; see `accuracy_rows`), for every rate that `choose_rates` chooses;
     - ``right``: 1 or 0 for the queries (step) of the first episodes (task) of the first seed and condition;
     - ``support``, ``query``: the pictures of those (see `pictures`), in rows of the method ``pictures``.
     """
@@ -105,15 +105,13 @@ def run(p: OneShotParameters) -> pd.DataFrame:
         settings=lambda variant: [LearningRate(rate) for rate in p.learning_rates],
         start=lambda job: reduce(add, [scouted[scouting] for scouting in p.scoutings(job.seed, job.variant)]),
         measure=answers,
-        validation=lambda right: {"validation_first": right.mean()},
+        record=lambda job, right: [job.row("validation_first", right.mean(), task="", step="")],
         choose=partial(rates_to_test, tuned_on=TUNED_ON),
-        where=("task", "step"),
     )
     best = choose_rates(pd.DataFrame(rows), "first")
     first, _ = tested[0]
     for job, right in tested:
-        means = enumerate(right.reshape(-1, GROUP * right.shape[1]).mean(1))
-        rows += [job.row("accuracy", mean, task=task, step="") for task, mean in means]
+        rows += [row | {"step": ""} for row in accuracy_rows(job, right.mean(1))]
         condition = job.variant._replace(method=first.variant.method)
         if (job.seed, condition) == (first.seed, first.variant) and job.setting.learning_rate == best[job.variant]:
             for task, of_episode in enumerate(right[:N_SHOWN].reshape(N_SHOWN, -1, p.n_query)):
@@ -199,7 +197,7 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
             rivals += [("guided_tensor", TENSOR, name) for name in by_method if not BASIC[name].guide]
             key = {"tuned_on": tuned_on, "zero_point": zero_point, "head": head, "task": str(Task(*task))}
             for label, guided, name in rivals:
-                compared = difference(by_method[guided.name], by_method[name], "episodes", GROUP)
+                compared = difference(by_method[guided.name], by_method[name], "episodes")
                 rows.append(key | {"comparison": f"{label} - {name}"} | compared)
     return pd.DataFrame(rows)
 
@@ -214,7 +212,7 @@ def saturation(frame: pd.DataFrame) -> pd.DataFrame:
         by_number = dict(list(along(accuracies(frame, tuned_on), what).groupby(what)))
         for number, values in by_number.items():
             key = {"tuned_on": tuned_on, "what": what, "number": number, "accuracy": values["value"].mean()}
-            rows.append(key | difference(values, by_number[max(by_number)], "episodes", GROUP))
+            rows.append(key | difference(values, by_number[max(by_number)], "episodes"))
     return pd.DataFrame(rows)
 
 

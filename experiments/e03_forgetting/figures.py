@@ -38,7 +38,7 @@ def _of_first_head(frame: pd.DataFrame) -> pd.DataFrame:
 def forgetting(frame: pd.DataFrame) -> Figure:
     """Accuracy while examples arrive, one line per method; rows by what its rate was tuned on, columns by the head.
 
-    Lines are means after every round, bands their 95 % intervals (`statistics.bootstrap`).
+    Lines are means after every round, bands their 95 % intervals (`statistics.mean_interval`).
     """
     frame = _condition(frame)
     heads = [h for h in HEADS if h in set(frame["head"])]

@@ -102,9 +102,8 @@ def run(p: ForgettingParameters) -> pd.DataFrame:
         settings=lambda variant: [LearningRate(rate) for rate in p.learning_rates],
         start=lambda job: scouted[p.scouting(job.seed, job.variant.zero_point, job.variant.head, p.n_way)],
         measure=_learn,
-        validation=_validation,
+        record=_validation,
         choose=partial(rates_to_test, tuned_on=TUNED_ON),
-        where=("task", "step"),
     )
     same = choose_rates(pd.DataFrame(rows), "same")
     for jobs, courses in by_setting(tested):
@@ -127,9 +126,10 @@ def _learn(job: Job, displacement: Displacement) -> Course:
     )
 
 
-def _validation(course: Course) -> dict[str, float]:
+def _validation(job: Job, course: Course) -> list[Row]:
     first, last = course.by_class.mean((0, 2))
-    return {"validation_first": first, "validation_last": last}
+    means = {"validation_first": first, "validation_last": last}
+    return [job.row(metric, value, task="", step="") for metric, value in means.items()]
 
 
 def _class_rows(jobs: list[Job], courses: list[Course]) -> list[Row]:

@@ -17,12 +17,12 @@ from experiments.baselines.few_shot import groups, side_by_side
 from experiments.e04_guides.anatomy import anatomy, moves
 from experiments.e04_guides.candidates import BAR, BY_SCOUTS, CANDIDATES, METHODS, RIVALS, for_ways, scout_from
 from experiments.e04_guides.parameters import TUNED_ON, GuidesParameters, ShiftedTask, StartingPoint
-from experiments.episodes import GROUP, SIDE_BY_SIDE
+from experiments.episodes import SIDE_BY_SIDE, accuracy_rows
 from experiments.images import start_from
 from experiments.parameters import Head
 from experiments.preparations.pretraining import Body
 from experiments.preparations.steps import made
-from experiments.protocol import Job, LearningRate, rates_to_test, tune_and_test
+from experiments.protocol import Job, LearningRate, Row, rates_to_test, tune_and_test
 from experiments.statistics import at_chosen_rates, difference
 from experiments.workers import parallel
 from gtl_core.guide import Guide
@@ -61,7 +61,7 @@ def run(p: GuidesParameters) -> pd.DataFrame:
 
     - ``validation_first``, ``validation_last``: mean accuracy over the tuning tasks after a stream's first examples and
       at its end, for every learning rate; the same for episodes, whose first examples are all;
-    - ``accuracy``: at the end, over each group of `GROUP` test episodes or of each stream (task), for every rate that
+    - ``accuracy``: at the end, of test episodes (task; see `accuracy_rows`) or of each stream, for every rate that
       `choose_rates` chooses.
 
     Rows without an arena describe the first network's guides and the optimizers; see `anatomy` and `moves`.
@@ -79,16 +79,20 @@ def run(p: GuidesParameters) -> pd.DataFrame:
         settings=lambda variant: [LearningRate(rate) for rate in p.learning_rates],
         start=lambda job: starts[job.variant.starting_point(job.seed), job.variant.method],
         measure=accuracies_at_both_ends,
-        validation=lambda scores: dict(zip(("validation_first", "validation_last"), scores.mean(0), strict=True)),
+        record=_validation,
         choose=_rates_to_test,
     )
     for job, scores in tests:
-        last = scores[:, -1].reshape(-1, GROUP).mean(1) if job.variant.task.n_shot else scores[:, -1]
-        rows += [job.row("accuracy", value, task=task) for task, value in enumerate(last)]
+        rows += accuracy_rows(job, scores[:, -1])
     model = p.zero_point(points[0], p.scout_n_way, scouted[points[0]].body)
     (task,) = p.episodes(points[0], "scouting", "scout", 1, p.scout_n_way, p.scout_n_shot, 0)
     about = [*anatomy(scouted[points[0]]), *moves(model, *labelled(task.support))]
     return pd.DataFrame([*rows, *({"seed": points[0].seed} | row for row in about)])
+
+
+def _validation(job: Job, scores: np.ndarray) -> list[Row]:
+    means = zip(("validation_first", "validation_last"), scores.mean(0), strict=True)
+    return [job.row(metric, value, task="") for metric, value in means]
 
 
 def _rates_to_test(tuning: pd.DataFrame) -> dict[tuple, list[LearningRate]]:
@@ -151,10 +155,10 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for key, test in _at_best_rates(frame):
-        tasks = ("episodes", GROUP) if ShiftedTask.parse(key["arena"]).n_shot else ("streams", 1)
+        tasks = "episodes" if ShiftedTask.parse(key["arena"]).n_shot else "streams"
         for method, rival in product([*CANDIDATES, *RIVALS], [*RIVALS, "root", "shuffled"]):
             if method != rival:
-                rows.append(key | {"method": method, "rival": rival} | difference(test[method], test[rival], *tasks))
+                rows.append(key | {"method": method, "rival": rival} | difference(test[method], test[rival], tasks))
     table = pd.DataFrame(rows)
     return table.assign(side=np.select([table["low"] > 0, table["high"] < 0], ["above", "below"], "undecided"))
 

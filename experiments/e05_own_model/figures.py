@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.e05_own_model.run import BY_SCOUTS, METHODS, OwnModelParameters
 from experiments.experiment import Experiment
-from experiments.statistics import at_chosen_rates, bootstrap, by_seed_and_task
+from experiments.statistics import at_chosen_rates, by_seed_and_task, mean_interval
 from experiments.style import drawing, of_methods
 
 # Guided is one method and has one colour; the kinds of scouts differ by marker and line.
@@ -28,7 +28,7 @@ def own_model(frame: pd.DataFrame) -> Figure:
 def _accuracy(axis: Axes, frame: pd.DataFrame) -> None:
     test = at_chosen_rates(frame, "first")
     for y, (method, rows) in enumerate(of_methods(test[test["metric"] == "accuracy"], METHODS.values())):
-        estimate = bootstrap(100 * by_seed_and_task(rows))
+        estimate = mean_interval(100 * by_seed_and_task(rows))
         axis.hlines(y, estimate.low, estimate.high, color=method.colour, linewidth=2)
         axis.plot(estimate.mean, y, FORMATS[method.name][0], color=method.colour, label=method.label)
     axis.set(title="test episodes, each at its best rate", xlabel="accuracy (%)", ylim=(y + 0.5, -0.5), yticks=[])

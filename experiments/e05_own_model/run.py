@@ -144,7 +144,7 @@ def run(p: OwnModelParameters) -> pd.DataFrame:
         settings=lambda variant: [LearningRate(rate) for rate in p.learning_rates],
         start=lambda job: scouted[job.seed],
         measure=accuracies,
-        validation=lambda scores: {"validation_first": sum(scores) / len(scores)},
+        record=lambda job, scores: [job.row("validation_first", sum(scores) / len(scores), task="")],
         choose=lambda tuning: {v: [LearningRate(rate)] for v, rate in choose_rates(tuning, "first").items()},
     )
     rows += [job.row("accuracy", score, task=i) for job, scores in tests for i, score in enumerate(scores)]

@@ -134,7 +134,7 @@ def run(p: FewShotNeighboursParameters) -> pd.DataFrame:
     Metrics:
 
     - ``validation``: mean accuracy over the tuning episodes, for every setting; the best of a variant is then used;
-    - ``accuracy``: over each group of ``GROUP`` test episodes (task);
+    - ``accuracy``: of test episodes (task; see `accuracy_rows`);
     - ``preparation_passes``, ``adaptation_passes``: what the method cost before any task, and costs per task, in
       network passes (`experiments.costs`);
     - ``preparation_seconds``, ``adaptation_seconds``: the same by the clock, with answering the queries; see

@@ -99,9 +99,8 @@ def run(p: ForgettingNeighboursParameters) -> pd.DataFrame:
         settings=lambda variant: p.settings(variant.method),
         start=lambda job: scouted[p.scouting(job.seed, "pretrained", job.variant.head, p.n_way)],
         measure=_learn,
-        validation=lambda course: {"validation": course.accuracy[:, -1].mean()},
+        record=lambda job, course: [job.row("validation", course.accuracy[:, -1].mean(), task="", step="")],
         choose=partial(best_to_test, variant=StreamVariant, setting=StrengthSetting),
-        where=("task", "step"),
     )
     n_values = sum(tensor.numel() for tensor in next(iter(scouted.values())).zero_point.values())
     for jobs, courses in by_setting(tested):

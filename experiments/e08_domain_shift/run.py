@@ -98,7 +98,7 @@ def run(p: DomainShiftParameters) -> pd.DataFrame:
     Columns: seed, those of `ShiftVariant`, factor, learning_rate, task, metric, value. Metrics:
 
     - ``validation``: mean accuracy over the tuning episodes, for every setting; the best of a variant is then used;
-    - ``accuracy``: over each group of ``GROUP`` test episodes (task);
+    - ``accuracy``: of test episodes (task; see `accuracy_rows`);
     - ``preparation_passes``: network passes before any task (`experiments.costs`).
     """
     p.check_ways(*(Task.parse(task).n_way for task in p.tasks))
