@@ -49,6 +49,26 @@ def pooled_conv4(n_way: int, channels: int = 64, *, generator: torch.Generator) 
     return model
 
 
+def cnn(n_way: int, channels: int = 16, *, generator: torch.Generator) -> nn.Sequential:
+    """A very basic CNN: two 3x3 convolutions, each with ReLU and 2x2 max-pooling, 128 hidden units, a linear head.
+
+    [N, 1, 28, 28] -> [N, n_way] logits; ``channels`` in the first convolution, twice as many in the second. No
+    normalization. Named ``body.*`` and ``head.*``, as `conv4`.
+    """
+    body = nn.Sequential(
+        *(nn.Conv2d(1, channels, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(channels, 2 * channels, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(2 * channels * 5 * 5, 128), nn.ReLU()),
+    )
+    for layer in body:
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+    model = nn.Sequential(OrderedDict(body=body, head=nn.Linear(128, n_way)))
+    new_head(model, n_way, "random", generator=generator)
+    return model
+
+
 def new_head(model: nn.Sequential, n_way: int, head: str, *, generator: torch.Generator) -> None:
     """Replace ``model.head``, in place, by one for ``n_way`` classes.
 

@@ -1,0 +1,98 @@
+"""What the table of the experiment in the paper's setting says."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from experiments.e10_paper_setting.methods import METHODS
+from experiments.e10_paper_setting.run import KEY
+from experiments.methods import NETWORK, PLAIN
+from experiments.statistics import difference
+
+TASK = ["network", "n_images", "n_way", "head", "optimizer"]
+SCOUTS = ["scouts", "scout_ways", "scout_head"]
+CONDITION = [*TASK, *SCOUTS]
+
+
+def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
+    """Guided training (network scope) minus every other method under the same condition, each at its own best.
+
+    With one rate for body and head, or with rates apart, where methods that have only one take part, too. One row per
+    condition, rates and rival, with the paired `difference` in accuracy over networks and sets of characters.
+    """
+    accuracy = frame[frame["metric"] == "accuracy"]
+    rows = []
+    for key, guided in accuracy[accuracy["method"] == NETWORK.name].groupby(KEY, sort=False):
+        condition = dict(zip(KEY, key, strict=True))
+        for rival, values in _beside(accuracy, condition).items():
+            rows.append(condition | {"rival": rival} | difference(guided, values, "sets", networks="networks"))
+    return pd.DataFrame(rows).drop(columns="method")
+
+
+def _beside(accuracy: pd.DataFrame, condition: dict[str, object]) -> dict[str, pd.DataFrame]:
+    """The rows of every rival of guided training under a condition."""
+    there = accuracy[(accuracy[TASK] == pd.Series(condition)[TASK]).all(axis=1)]
+    same_scouts = (there[SCOUTS] == pd.Series(condition)[SCOUTS]).all(axis=1) | (there["scouts"] == "none")
+    found = {}
+    for method, rows in there[same_scouts & (there["method"] != NETWORK.name)].groupby("method", sort=False):
+        mine = rows[rows["rates"] == ("one" if METHODS[method].one_rate else condition["rates"])]
+        if len(mine):
+            found[method] = mine
+    return found
+
+
+def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean test accuracy of every variant with its setting and steps, best first.
+
+    ``edge``: whether the rate is the lowest or highest that was tried, so that it may have wanted another.
+    """
+    test = frame[frame["metric"] == "accuracy"]
+    table = test.groupby(KEY, sort=False).agg(
+        accuracy=("value", "mean"),
+        learning_rate=("learning_rate", "first"),
+        head_rate=("head_rate", "first"),
+        step=("step", "first"),
+    )
+    rate = table["learning_rate"].where(table["learning_rate"] > 0, table["head_rate"])
+    tried = frame[(frame["metric"] == "validation") & (frame["head_rate"] > 0)]
+    ends = tried.groupby("optimizer")["head_rate"].agg(["min", "max"])
+    ends = ends.loc[table.index.get_level_values("optimizer")]
+    edge = (rate.to_numpy() == ends["min"].to_numpy()) | (rate.to_numpy() == ends["max"].to_numpy())
+    return table.assign(edge=edge).sort_values("accuracy", ascending=False).reset_index()
+
+
+def guided_minus_plain(frame: pd.DataFrame, axis: str, rates: str = "apart") -> pd.DataFrame:
+    """Plain and guided accuracy for each value of a column, all else as under the first condition.
+
+    One row per value: both means, and guided minus plain as a paired difference.
+    """
+    accuracy = frame[(frame["metric"] == "accuracy") & (frame["rates"] == rates)]
+    guided = accuracy[accuracy["method"] == NETWORK.name]
+    fixed = [column for column in KEY if column != axis]
+    guided = guided[(guided[fixed] == guided.iloc[0][fixed]).all(axis=1)]
+    rows = []
+    for value, mine in guided.groupby(axis, sort=False):
+        condition = dict(mine.iloc[0][KEY])
+        plain = _beside(accuracy, condition)[PLAIN.name]
+        means = {"plain": plain["value"].mean(), "guided": mine["value"].mean()}
+        rows.append({axis: value} | means | difference(mine, plain, "sets", networks="networks"))
+    return pd.DataFrame(rows)
+
+
+def turning(frame: pd.DataFrame) -> pd.DataFrame:
+    """When the loss on unseen drawings is lowest, and how far it rises from there to the last step.
+
+    Plain and guided training with one and the same rate, the one that is best for guided training, under the first
+    condition: one row per method, means over networks.
+    """
+    loss = frame[(frame["metric"] == "loss_curve") & (frame["rates"] == "one")]
+    guided = loss[loss["method"] == NETWORK.name]
+    first = guided.iloc[0]
+    there = loss[(loss[[*TASK, "learning_rate"]] == first[[*TASK, "learning_rate"]]).all(axis=1)]
+    guided = there[(there[SCOUTS] == first[SCOUTS]).all(axis=1) & (there["method"] == NETWORK.name)]
+    rows = []
+    for name, curves in ((PLAIN.name, there[there["method"] == PLAIN.name]), (NETWORK.name, guided)):
+        table = curves.pivot(index="step", columns="seed", values="value")
+        rise = (table.iloc[-1] - table.min()).mean()
+        rows.append({"method": name, "lowest after": table.idxmin().mean(), "rise to the last step": rise})
+    return pd.DataFrame(rows)
