@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -67,6 +69,21 @@ def cnn(n_way: int, channels: int = 16, *, generator: torch.Generator) -> nn.Seq
     model = nn.Sequential(OrderedDict(body=body, head=nn.Linear(128, n_way)))
     new_head(model, n_way, "random", generator=generator)
     return model
+
+
+def multilayer_perceptron(
+    sizes: Sequence[int], activation: type[nn.Module], *, generator: torch.Generator
+) -> nn.Sequential:
+    """Linear layers from each of the ``sizes`` to the next, an activation between them: [N, first] -> [N, last].
+
+    Drawn from ``generator`` as PyTorch draws them: uniform within 1 / sqrt(inputs of the layer) of zero.
+    """
+    layers: list[nn.Module] = []
+    for n_inputs, n_outputs in pairwise(sizes):
+        layers += [nn.Linear(n_inputs, n_outputs), activation()]
+        for p in layers[-2].parameters():
+            nn.init.uniform_(p, -1 / math.sqrt(n_inputs), 1 / math.sqrt(n_inputs), generator=generator)
+    return nn.Sequential(*layers[:-1])
 
 
 def new_head(model: nn.Sequential, n_way: int, head: str, *, generator: torch.Generator) -> None:
