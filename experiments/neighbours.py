@@ -206,8 +206,8 @@ def _by_rule(model: nn.Module, start: Start, rate: float, p: Any) -> torch.optim
     return learned_optimizer.LearnedOptimizer(model.parameters(), rule)
 
 
-def _l2_sp(model: nn.Module) -> Callable[[], Tensor]:
-    return L2SP(model, 0.1).penalty
+def _l2_sp(model: nn.Module, optimizer: torch.optim.Optimizer) -> L2SP:
+    return L2SP(model, 0.1, optimizer)
 
 
 def _one_pass(model: nn.Sequential, n: int, p: Any) -> float:
@@ -245,7 +245,7 @@ NEIGHBOURS = table(
         _tuned(FROZEN, FineTuning(n_frozen=4)),
         _untrained("simple_shot", "SimpleShot", FEATURES, task_by_task(_simple_shot), prepare=BASE_MEAN),
         _tuned(Method("lp_ft", "LP-FT", FINE_TUNING), ProbeThenFineTuning()),
-        _tuned(Method("l2_sp", "L2-SP", FINE_TUNING), FineTuning(penalty=_l2_sp)),
+        _tuned(Method("l2_sp", "L2-SP", FINE_TUNING), FineTuning(memory=_l2_sp)),
         _tuned(Method("layerwise", "layer-wise rates", FINE_TUNING), FineTuning(transfer.layerwise)),
         _tuned(Method("hard_sharing", "hard sharing", MULTI_TASK, prepare=HARD_SHARING), FineTuning()),
         _tuned(Method("soft_sharing", "soft sharing", MULTI_TASK, prepare=SOFT_SHARING), FineTuning()),

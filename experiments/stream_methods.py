@@ -31,7 +31,7 @@ class Learner(NamedTuple):
 class StreamMethod(Method):
     """A method with what it does between arrivals.
 
-    memory: made for every job. strength: what 1 means for its penalty, about where that begins to matter; 0: there is
+    memory: made for every job. strength: what 1 means for its springs, about where that begins to matter; 0: there is
     none to choose. kept: numbers for each parameter of the network, beside the network itself; keeps_images: and those.
     adds_to: the method that differs from it by a guide alone.
     """
@@ -55,8 +55,10 @@ def _continual(name: str, label: str, colour: str, memory: Callable[[Learner], M
 
 
 # L2-SP keeps its anchor; EWC anchor and importance; synaptic intelligence these and the path.
-_L2_SP = _continual("l2_sp", "L2-SP", "#E69F00", lambda it: L2SP(it.model, it.strength), strength=0.1, kept=1)
-_EWC = _continual("ewc", "EWC", "#CC79A7", lambda it: EWC(it.model, it.strength), strength=3.0, kept=2)
+_L2_SP = _continual(
+    "l2_sp", "L2-SP", "#E69F00", lambda it: L2SP(it.model, it.strength, it.optimizer), strength=0.1, kept=1
+)
+_EWC = _continual("ewc", "EWC", "#CC79A7", lambda it: EWC(it.model, it.strength, it.optimizer), strength=3.0, kept=2)
 _SYNAPTIC = _continual(
     "synaptic",
     "synaptic intelligence",

@@ -21,14 +21,15 @@ def fine_tune(
     optimizer: Callable[[nn.Module], torch.optim.Optimizer],
     epochs: int,
     n_frozen: int = 0,
-    penalty: Callable[[nn.Module], Callable[[], Tensor]] | None = None,
+    memory: Callable[[nn.Module, torch.optim.Optimizer], object] | None = None,
 ) -> nn.Module:
     """A copy of the network, its first ``n_frozen`` layers kept, trained on the support."""
     model = copy.deepcopy(model)
     for layer in layers(model)[:n_frozen]:
         for p in layer:
             p.requires_grad_(False)
-    added = penalty(model) if penalty else lambda: 0.0
-    loss = lambda outputs, targets: cross_entropy(outputs, targets) + added()  # noqa: E731
-    fit(model, inputs, labels, optimizer(model), epochs=epochs, loss=loss)
+    steps = optimizer(model)
+    if memory:
+        memory(model, steps)
+    fit(model, inputs, labels, steps, epochs=epochs, loss=cross_entropy)
     return model.eval()

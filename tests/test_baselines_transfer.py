@@ -64,7 +64,7 @@ def learned(adapt, model, tasks, epochs=2, rate=0.1, displacement=None):
 
 TUNED = {
     **{f"the first {k} layers frozen": (FineTuning(n_frozen=k), {"optimizer": sgd, "n_frozen": k}) for k in range(5)},
-    "L2-SP": (FineTuning(penalty=lambda m: L2SP(m, 0.5).penalty), {"penalty": lambda m: L2SP(m, 0.5).penalty}),
+    "L2-SP": (FineTuning(memory=lambda m, o: L2SP(m, 0.5, o)), {"memory": lambda m, o: L2SP(m, 0.5, o)}),
     "layer-wise": (FineTuning(layerwise), {"optimizer": lambda m: torch.optim.SGD(layerwise_rates(m, 0.1))}),
 }
 
@@ -196,25 +196,76 @@ def test_fisher_information_of_stacked_networks_is_each_ones_own():
             torch.testing.assert_close(together[name][s], alone, rtol=1e-3, atol=1e-6)
 
 
+def pulled(model, spring, moved):
+    """The head's weights after a step of descent with rate 1/6 that goes by ``moved``, and the springs' pull."""
+    optimizer = sgd(model, lr=1 / 6)
+    spring(model, optimizer)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    model.head.weight.grad = -6 * torch.tensor(moved)
+    optimizer.step()
+    return model.head.weight.detach()
+
+
 def test_a_spring_by_hand():
+    """From 1 to 2 and 3; k = 1/6 * 3 * 2 = 1, so the springs pull half of the way back."""
     model = points()
     with torch.no_grad():
         model.head.weight.fill_(1.0)
-        model.head.bias.zero_()
-    spring = Anchor(model, strength=3.0)
-    spring.importance["head.weight"].fill_(2.0)
+
+    def spring(model, optimizer):
+        anchor = Anchor(model, 3.0, optimizer)
+        anchor.importance["head.weight"].fill_(2.0)
+
+    weight = pulled(model, spring, [[1.0, 0], [0, 2]])
+    torch.testing.assert_close(weight, torch.tensor([[1.5, 1], [1, 2]]))
+
+
+def test_heads_decay_to_zero_with_l2_sp():
+    model = points()
     with torch.no_grad():
-        model.head.weight += torch.tensor([[1.0, 0], [0, 2]])
-    assert spring.penalty() == 3 / 2 * 2 * (1**2 + 2**2)
-    assert L2SP(model, 1.0, head_strength=4.0).penalty() == 4 / 2 * (2**2 + 1 + 1 + 3**2)  # heads decay to zero
+        model.head.weight.fill_(1.0)
+    weight = pulled(model, lambda m, o: L2SP(m, 1.0, o, head_strength=6.0), [[1.0, 0], [0, 0]])
+    torch.testing.assert_close(weight, torch.tensor([[1.0, 0.5], [0.5, 0.5]]))
+
+
+@pytest.mark.parametrize("strength", [1.0, 1e2, 1e4])
+def test_springs_are_stable_however_strong_and_end_where_their_gradient_does(strength):
+    """Loss (w - 1)^2 / 2 and a spring to 0 with importance 1: the minimum of both is 1 / (1 + strength). With rate 1/2
+    the springs' gradient alone would throw w ever farther from strength 4 on."""
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.zeros_(model.weight)
+    optimizer = sgd(model, lr=0.5)
+    spring = Anchor(model, strength, optimizer)
+    spring.importance["weight"].fill_(1.0)
+    x, y = torch.ones(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    fit(model, x, y, optimizer, epochs=200, loss=lambda out, target: ((out - target) ** 2).sum() / 2)
+    assert model.weight.item() == pytest.approx(1 / (1 + strength), rel=1e-6)
+
+
+def test_a_guide_scales_the_springs_step_too():
+    model = points()
+    twin = copy.deepcopy(model)
+    guide = Guide({n: torch.full_like(p, 0.25) for n, p in model.named_parameters()})
+    for network in (model, twin):
+        for p in network.parameters():
+            p.grad = torch.ones_like(p)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    for network, optimizer in ((model, Guided(sgd(model), model, guide)), (twin, sgd(twin))):
+        spring = Anchor(network, 5.0, optimizer)
+        for importance in spring.importance.values():
+            importance.fill_(1.0)
+        optimizer.step()
+    for name, p in model.named_parameters():
+        after = dict(twin.named_parameters())[name]
+        torch.testing.assert_close(p, before[name] + 0.25 * (after - before[name]))
 
 
 def test_the_stronger_l2_sp_the_nearer_the_body_stays():
     model = conv4(3, 8, generator=rng(0))
 
     def distance(strength: float) -> float:
-        spring = lambda m: L2SP(m, strength).penalty  # noqa: E731
-        tuned = fine_tune(model, *task(3), optimizer=sgd, epochs=10, penalty=spring)
+        tuned = fine_tune(model, *task(3), optimizer=sgd, epochs=10, memory=lambda m, o: L2SP(m, strength, o))
         pairs = zip(tuned.body.parameters(), model.body.parameters(), strict=True)
         return sum(((p - q) ** 2).sum().item() for p, q in pairs)
 
@@ -223,7 +274,7 @@ def test_the_stronger_l2_sp_the_nearer_the_body_stays():
 
 def test_ewc_adds_up_with_decay_and_moves_its_anchor():
     model, (x, y) = points(), (torch.rand(4, 2, generator=rng(0)), torch.tensor([0, 1, 0, 1]))
-    memory = EWC(model, strength=1.0, decay=0.5)
+    memory = EWC(model, 1.0, sgd(model), decay=0.5)
     information = fisher(model, dict(model.named_parameters()), x)
     memory.learned(x, y)
     memory.learned(x, y)
@@ -232,7 +283,7 @@ def test_ewc_adds_up_with_decay_and_moves_its_anchor():
     with torch.no_grad():
         model.head.bias += 1
     memory.learned(x, y)
-    assert memory.penalty() == 0 and torch.equal(memory.anchor["head.bias"], model.head.bias)
+    assert torch.equal(memory.anchor["head.bias"], model.head.bias)
 
 
 def test_synaptic_intelligence_by_hand():
@@ -244,16 +295,16 @@ def test_synaptic_intelligence_by_hand():
     x, y = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1)
 
     def learn():
-        fit(model, x, y, optimizer, epochs=2, loss=lambda out, _: 2 * (out**2).sum() + memory.penalty())
+        fit(model, x, y, optimizer, epochs=2, loss=lambda out, _: 2 * (out**2).sum())
         memory.learned(x, y)
 
     learn()
     first = (4 * 1 * 0.5 + 4 * 0.5 * 0.25) / 0.75**2  # gradient 4 w, times the movement
     assert memory.importance["weight"].item() == pytest.approx(first)
-    # Then the penalty holds back, but the gradient that counts is the loss's own.
+    # Then the springs hold back, but the gradient that counts is the loss's own.
     w = [0.25]
     for _ in range(2):
-        w.append(w[-1] - (4 * w[-1] + first * (w[-1] - 0.25)) / 8)
+        w.append((w[-1] - 4 * w[-1] / 8 + first / 8 * 0.25) / (1 + first / 8))
     learn()
     path = 4 * w[0] * (w[0] - w[1]) + 4 * w[1] * (w[1] - w[2])
     assert memory.importance["weight"].item() == pytest.approx(first + path / (w[0] - w[2]) ** 2)
@@ -274,8 +325,10 @@ def test_the_reservoir_gives_every_example_the_same_chance():
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("row", [row for row in METHODS.values() if not row.guide], ids=lambda row: row.name)
 def test_streams_side_by_side_equal_streams_one_by_one(row, guided):
-    models = [conv4(3, 4, generator=rng(i)) for i in range(2)]
-    guide = Guide({n: torch.rand(p.shape, generator=rng(9)) for n, p in models[0].named_parameters()})
+    # In float32 an activation that is nearly 0 may be on either side of it, and then everything differs.
+    models = [conv4(3, 4, generator=rng(i)).double() for i in range(2)]
+    guide = Guide({n: torch.rand(p.shape, generator=rng(9)).double() for n, p in models[0].named_parameters()})
+    streams = [(inputs.double(), labels) for inputs, labels in arrivals(size=2)]
 
     def learn(model, guide, examples, loss):
         optimizer = Guided(sgd(model), model, guide) if guided else sgd(model)
@@ -283,10 +336,10 @@ def test_streams_side_by_side_equal_streams_one_by_one(row, guided):
         list(follow(model, optimizer, examples, remembered, first_epochs=2, epochs=2, loss=loss))
 
     stacked = stack(models)
-    learn(stacked, stack_guide(guide, 2), arrivals(size=2), stacked_cross_entropy)
+    learn(stacked, stack_guide(guide, 2), streams, stacked_cross_entropy)
     together = dict(stacked.named_parameters())
     for s, model in enumerate(models):
-        own = ((inputs[:, s], labels[:, 0]) for inputs, labels in arrivals(size=2))
+        own = [(inputs[:, s], labels[:, 0]) for inputs, labels in streams]
         learn(model, guide, own, cross_entropy)
         for name, p in model.named_parameters():
-            torch.testing.assert_close(together[name][s], p, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(together[name][s], p, rtol=1e-9, atol=1e-12)

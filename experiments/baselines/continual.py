@@ -2,7 +2,7 @@
 
 A `Memory` stands between the stream and the training; the one that does nothing is plain fine-tuning. Guidance and
 frozen layers need no memory: they live in the optimizer and in ``requires_grad``, and combine with all of these.
-Every memory works on one network and on stacked ones alike, since penalties are elementwise sums.
+Every memory works on one network and on stacked ones alike, since springs are elementwise.
 """
 
 from __future__ import annotations
@@ -18,10 +18,6 @@ from gtl_core.training import fit
 
 class Memory:
     """Nothing is remembered."""
-
-    def penalty(self) -> Tensor | float:
-        """What is added to the loss in every training step."""
-        return 0.0
 
     def rehearse(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """What is trained on when these examples arrive."""
@@ -47,39 +43,49 @@ def follow(
     networks; [N, ...] and [N] for a single network with ``loss=cross_entropy``.
     """
     memory = memory or Memory()
-
-    def penalized(outputs: Tensor, targets: Tensor) -> Tensor:
-        return loss(outputs, targets) + memory.penalty()
-
     for i, arrival in enumerate(arrivals):
-        fit(model, *memory.rehearse(*arrival), optimizer, epochs=epochs if i else first_epochs, loss=penalized)
+        fit(model, *memory.rehearse(*arrival), optimizer, epochs=epochs if i else first_epochs, loss=loss)
         memory.learned(*arrival)
         yield i
 
 
 class Anchor(Memory):
-    """A spring from every parameter to its anchor: strength / 2 * sum of importance * (parameter - anchor)^2."""
+    """A spring from every parameter to its anchor: strength / 2 * importance * (parameter - anchor)^2.
 
-    def __init__(self, model: nn.Module, strength: float) -> None:
+    Every step of the optimizer is followed by the implicit (proximal) step of the springs, with the optimizer's rate:
+    p <- (p + k * anchor) / (1 + k), k = rate * strength * importance. It is stable for any k, where the gradient of the
+    same springs, added to the loss's, overshoots from k = 2 on. A guide around the optimizer scales both steps.
+    Source: Parikh & Boyd 2014, section 4.2 (proximal gradient).
+    """
+
+    def __init__(self, model: nn.Module, strength: float, optimizer: torch.optim.Optimizer) -> None:
         self.strength = strength
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.importance = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
+        self._names = {p: name for name, p in self.parameters.items()}
         self._drop_anchor()
+        # Inside of a `Guided`, whose step then contains the springs'.
+        getattr(optimizer, "optimizer", optimizer).register_step_post_hook(self._pull)
 
     def _drop_anchor(self) -> None:
         self.anchor = {name: p.detach().clone() for name, p in self.parameters.items()}
 
-    def penalty(self) -> Tensor:
-        pulls = [(self.importance[n] * (p - self.anchor[n]) ** 2).sum() for n, p in self.parameters.items()]
-        return self.strength / 2 * torch.stack(pulls).sum()
+    @torch.no_grad()
+    def _pull(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                k = group["lr"] * self.strength * self.importance[self._names[p]]
+                p.lerp_(self.anchor[self._names[p]], k / (1 + k))
 
 
 class L2SP(Anchor):
     """Every parameter of the body is equally important, and its anchor stays where it started; the head, which is new,
     decays towards zero with ``head_strength``. Source: Li, Grandvalet, Davoine 2018 (their equation for L2-SP)."""
 
-    def __init__(self, model: nn.Module, strength: float, head_strength: float = 0.0) -> None:
-        super().__init__(model, 1.0)
+    def __init__(
+        self, model: nn.Module, strength: float, optimizer: torch.optim.Optimizer, head_strength: float = 0.0
+    ) -> None:
+        super().__init__(model, 1.0, optimizer)
         for name, importance in self.importance.items():
             importance.fill_(strength)
             if name.startswith("head."):
@@ -95,8 +101,8 @@ class EWC(Anchor):
     fill the memory with networks). Source: Kirkpatrick et al. 2017.
     """
 
-    def __init__(self, model: nn.Module, strength: float, decay: float = 1.0) -> None:
-        super().__init__(model, strength)
+    def __init__(self, model: nn.Module, strength: float, optimizer: torch.optim.Optimizer, decay: float = 1.0) -> None:
+        super().__init__(model, strength, optimizer)
         self.model, self.decay = model, decay
 
     def learned(self, inputs: Tensor, labels: Tensor) -> None:
@@ -126,12 +132,12 @@ class SynapticIntelligence(Anchor):
 
     On the way every step adds -gradient * movement; after every arrival, this path integral over the squared way since
     the last one (plus ``damping``) is added to the importance, unless it is negative, and the anchor moves here.
-    optimizer: the one that trains; the movements are read off its steps, guided ones too.
+    optimizer: the one that trains; the movements are read off its steps, guided ones and those of the springs too.
     Source: Zenke, Poole, Ganguli 2017 (equations 3 to 5).
     """
 
     def __init__(self, model: nn.Module, strength: float, optimizer: torch.optim.Optimizer, damping: float = 1e-3):
-        super().__init__(model, strength)
+        super().__init__(model, strength, optimizer)
         self.damping = damping
         self.path = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
         optimizer.register_step_pre_hook(lambda *_: self._before_step())
@@ -139,10 +145,7 @@ class SynapticIntelligence(Anchor):
 
     @torch.no_grad()
     def _before_step(self) -> None:
-        self._before = {
-            name: (p.clone(), p.grad - self.strength * self.importance[name] * (p - self.anchor[name]))
-            for name, p in self.parameters.items()
-        }  # and the gradient of the loss alone, without the penalty's share
+        self._before = {name: (p.clone(), p.grad.clone()) for name, p in self.parameters.items()}
 
     @torch.no_grad()
     def _after_step(self) -> None:

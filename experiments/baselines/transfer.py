@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from experiments.baselines.continual import Memory
 from experiments.baselines.few_shot import Prepared, Start, measured
 from experiments.costs import FORWARD, TRAINING, shares
 from experiments.methods import Predictor
@@ -36,13 +37,13 @@ class FineTuning:
 
     optimizer: ``optimizer(model, start, rate, parameters)``, for the stacked network. n_frozen: how many layers, from
     the input, stay as they are; all but the head: a linear probe (Yosinski et al. 2014). epochs: of the parameters.
-    penalty: ``penalty(model)`` makes what is added to the loss. guide: scales every step by its values.
+    memory: ``memory(model, optimizer)`` makes what holds the network back. guide: scales every step by its values.
     """
 
     optimizer: Callable[[nn.Module, Start, float, Any], torch.optim.Optimizer] = descent
     n_frozen: int = 0
     epochs: Callable[[Any], int] = attrgetter("epochs")
-    penalty: Callable[[nn.Module], Callable[[], Tensor]] | None = None
+    memory: Callable[[nn.Module, torch.optim.Optimizer], Memory] | None = None
     guide: Callable[[Displacement], Guide] | None = None
 
     def __call__(self, start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
@@ -51,8 +52,9 @@ class FineTuning:
         optimizer = self.optimizer(model, start, rate, p)
         if self.guide:
             optimizer = Guided(optimizer, model, stack_guide(self.guide(start.displacement), inputs.shape[1]))
-        penalty = self.penalty(model) if self.penalty else None
-        return _train(fixed, model, optimizer, inputs, labels, self.epochs(p), penalty)
+        if self.memory:
+            self.memory(model, optimizer)
+        return _train(fixed, model, optimizer, inputs, labels, self.epochs(p))
 
     def passes(self, model: nn.Sequential, n: int, p: Any) -> float:
         """Of one task with ``n`` examples. Frozen layers are passed once; the others are charged by their share of the
@@ -95,14 +97,10 @@ def _train(
     inputs: Tensor,
     labels: Tensor,
     epochs: int,
-    penalty: Callable[[], Tensor] | None = None,
 ) -> Predictor:
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        return stacked_cross_entropy(outputs, targets) + (penalty() if penalty else 0.0)
-
     with torch.no_grad():
         inputs = fixed(inputs)
-    fit(model, inputs, labels, optimizer, epochs=epochs, loss=loss)
+    fit(model, inputs, labels, optimizer, epochs=epochs, loss=stacked_cross_entropy)
     model.eval()
     return lambda queries: model(fixed(queries))
 

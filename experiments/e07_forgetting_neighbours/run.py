@@ -35,7 +35,7 @@ class StreamVariant(NamedTuple):
 
 
 class StrengthSetting(NamedTuple):
-    strength: float  # of the penalty, times its usual one; 0: there is none
+    strength: float  # of the springs, times its usual one; 0: there is none
     learning_rate: float
 
 

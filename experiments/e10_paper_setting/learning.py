@@ -44,14 +44,11 @@ def learn(
     training = _optimizer(model, optimizer, rates)
     if guide is not None:
         training = Guided(training, model, guide, unguided="free", on=method.on)
-    spring = L2SP(model, method.anchor) if method.anchor else None
-
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(outputs, targets) + (spring.penalty() if spring else 0.0)
-
+    if method.anchor:
+        L2SP(model, method.anchor, training)
     curve = []
     for before, after in pairwise([0, *steps]):
-        fit(model, inputs, labels, training, epochs=after - before, loss=loss)
+        fit(model, inputs, labels, training, epochs=after - before)
         with torch.no_grad():
             curve.append(_score(model.eval()(queries), answers))
     return torch.stack(curve)
