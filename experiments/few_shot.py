@@ -23,8 +23,7 @@ from experiments.images import zero_point_of
 from experiments.neighbours import NEIGHBOURS
 from experiments.parameters import Head, Rate, Some
 from experiments.preparations.meta_training import MetaTraining
-from experiments.preparations.scouting import Scouting
-from experiments.preparations.scouting_from import ScoutingFrom
+from experiments.preparations.scouting import ScoutingStep
 from experiments.preparations.steps import Step
 from experiments.protocol import Job, Row, best_to_test, tune_and_test
 from experiments.ranking import rank
@@ -82,7 +81,7 @@ class PreparedParameters(EpisodeParameters):
         step = self.step(seed, variant, factor)
         if isinstance(step, MetaTraining):
             return step.start(folder, variant.n_way, self.heads[0])
-        if isinstance(step, Scouting | ScoutingFrom):
+        if isinstance(step, ScoutingStep):
             displacement = step.displacement(folder)
             return Start(zero_point_of(displacement), displacement=displacement)
         model = self.network(seed, variant.n_way)

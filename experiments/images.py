@@ -15,7 +15,7 @@ from experiments.data import N_DRAWERS, load
 from experiments.data.splits import split_classes
 from experiments.methods import FROZEN, NETWORK, PLAIN, SCRATCH, TENSOR, Method
 from experiments.models import conv4
-from experiments.parameters import Count, Dataset, Head, ParameterError, Rate, SeededParameters, Some
+from experiments.parameters import Count, Dataset, Head, ParameterError, Rate, Some, TunedParameters
 from experiments.preparations.pretraining import Pretraining
 from experiments.preparations.scouting import Scouting
 from experiments.preparations.steps import made
@@ -34,7 +34,7 @@ METHODS = {
 }
 
 
-class ImageParameters(SeededParameters):
+class ImageParameters(TunedParameters):
     """What is pretrained and scouted, and on what; see a notebook's parameter cell for what each one means."""
 
     dataset: Dataset

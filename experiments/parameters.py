@@ -108,11 +108,16 @@ class NotebookParameters(Parameters):
 
 
 class SeededParameters(NotebookParameters):
-    """Of an experiment on several networks, whose methods try several learning rates."""
+    """Of an experiment on several networks."""
 
     n_seeds: Count
-    learning_rates: Some[Rate]
 
     def seeds(self) -> list[int]:
         """One pretrained network each. Far apart for different ``seed``, so that two runs share none."""
         return [1000 * self.seed + i for i in range(self.n_seeds)]
+
+
+class TunedParameters(SeededParameters):
+    """Of one whose methods try several learning rates."""
+
+    learning_rates: Some[Rate]

@@ -49,6 +49,16 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> Estimate:
     return Estimate(mean, mean - half, mean + half, (n_seeds, n_tasks))
 
 
+def rows_where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """The rows that have these values in these columns."""
+    return frame[(frame[list(values)] == pd.Series(values)).all(axis=1)]
+
+
+def alike(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The rows that have what the first one has in these columns."""
+    return rows_where(frame, **frame.iloc[0][[*columns]])
+
+
 def by_seed_and_task(frame: pd.DataFrame, *along: str) -> np.ndarray:
     """Values of a tidy frame as an array [seeds, tasks, *along], in sorted order. ValueError if one is missing."""
     keys = ["seed", "task", *along]

@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.e01_one_shot.run import OneShotParameters, accuracies, alike, along, octaves, pictures, with_all_scouts
+from experiments.e01_one_shot.run import OneShotParameters, accuracies, along, octaves, pictures, with_all_scouts
 from experiments.experiment import Experiment
 from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN
-from experiments.statistics import by_seed_and_task, mean_interval
+from experiments.statistics import alike, by_seed_and_task, mean_interval, rows_where
 from experiments.style import HEADS, drawing, of_methods, rate_axis
 
 METHODS = list(BASIC.values())
@@ -35,7 +35,7 @@ def one_shot_examples(frame: pd.DataFrame) -> Figure:
                 _picture(column[0], supports[c], "#000000")
                 for q, axis in enumerate(column[1:]):
                     _picture(axis, queries[c, q], "#555555")
-                    _signs(axis, _where(right, task=task, step=c * n_query + q))
+                    _signs(axis, rows_where(right, task=task, step=c * n_query + q))
         for method, _ in of_methods(right, METHODS):
             axes[0, 0].plot([], [], "o", color=method.colour, label=method.label)
     return figure
@@ -66,7 +66,7 @@ def one_shot(frame: pd.DataFrame) -> Figure:
             test = accuracies(frame, tuned_on)
             for axis, (n_way, n_shot) in zip(row, tasks, strict=True):
                 for y, (zero_point, head) in enumerate(conditions):
-                    here = _where(test, zero_point=zero_point, head=head, n_way=n_way, n_shot=n_shot)
+                    here = rows_where(test, zero_point=zero_point, head=head, n_way=n_way, n_shot=n_shot)
                     by_method = of_methods(here, METHODS)
                     for i, (method, values) in enumerate(by_method):
                         estimate = mean_interval(100 * by_seed_and_task(values))
@@ -114,10 +114,10 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
         for row, above, (zero_point, head) in zip(axes, [None, *axes[:-1]], conditions, strict=True):
             for column, (axis, (n_way, n_shot)) in enumerate(zip(row, tasks, strict=True)):
                 here = {"zero_point": zero_point, "head": head, "n_way": n_way, "n_shot": n_shot}
-                for i, (method, values) in enumerate(of_methods(_where(tuning, **here), METHODS)):
+                for i, (method, values) in enumerate(of_methods(rows_where(tuning, **here), METHODS)):
                     mean, color = 100 * values.groupby("learning_rate")["value"].mean(), method.colour
                     axis.plot(mean.index, mean, color=color, marker="o", markersize=3, label=method.label)
-                    reach = _where(ranges, **here, method=method.name).iloc[0]
+                    reach = rows_where(ranges, **here, method=method.name).iloc[0]
                     axis.hlines(-3 - 3.5 * i, reach["low"], reach["high"], color=color, linewidth=3)
                 title = conditions[zero_point, head].replace("\n", " ")
                 axis.set(title=f"{n_way}-way {n_shot}-shot, {title}", ylim=(-17, 100))
@@ -140,10 +140,6 @@ def _conditions(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
     """Zero points and heads, with titles."""
     found = frame[["zero_point", "head"]].drop_duplicates().itertuples(index=False, name=None)
     return {(z, head): f"pretrained,\n{HEADS[head]}" if z == "pretrained" else "not pretrained" for z, head in found}
-
-
-def _where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
-    return frame[(frame[list(values)] == pd.Series(values)).all(axis=1)]
 
 
 EXPERIMENT = Experiment(

@@ -23,7 +23,7 @@ from experiments.methods import BASIC, NETWORK, TENSOR
 from experiments.parameters import Count, Distinct, Head
 from experiments.preparations.scouting import Scouting
 from experiments.protocol import Job, LearningRate, Row, rates_to_test, tune_and_test
-from experiments.statistics import at_chosen_rates, choose_rates, difference
+from experiments.statistics import alike, at_chosen_rates, choose_rates, difference
 from gtl_core._engine.stacked import stacked_cross_entropy
 from gtl_core.guide import Displacement
 from gtl_core.tasks import Episode, rng, sample_episode
@@ -165,11 +165,6 @@ def accuracies(frame: pd.DataFrame, tuned_on: str) -> pd.DataFrame:
     """The ``accuracy`` rows of every variant, at the rate that was chosen in this way."""
     test = at_chosen_rates(frame[frame["method"] != "pictures"], tuned_on)
     return test[test["metric"] == "accuracy"]
-
-
-def alike(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """The rows that have what the first one has in these columns."""
-    return frame[(frame[[*columns]] == frame.iloc[0][[*columns]]).all(axis=1)]
 
 
 def with_all_scouts(frame: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from experiments.data.augmentation import random_affine
 from experiments.data.splits import split_classes
 from experiments.e05_own_model.resnet import ResNet
 from experiments.methods import FROZEN, GUIDED, PLAIN, Method, table
-from experiments.parameters import Count, ParameterError, Rate, SeededParameters
+from experiments.parameters import Count, ParameterError, Rate, TunedParameters
 from experiments.parameters import Dataset as DatasetName
 from experiments.protocol import Job, LearningRate, tune_and_test
 from experiments.statistics import at_chosen_rates, choose_rates, difference
@@ -33,7 +33,7 @@ from gtl_core.training import accuracy, fit
 Loss = Callable[[nn.Module], Tensor]
 
 
-class OwnModelParameters(SeededParameters):
+class OwnModelParameters(TunedParameters):
     """See the notebook's parameter cell for what each one means."""
 
     dataset: DatasetName

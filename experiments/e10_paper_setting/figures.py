@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.e10_paper_setting.methods import METHODS
-from experiments.e10_paper_setting.parameters import CORE, PaperSettingParameters
-from experiments.e10_paper_setting.verdicts import TASK, guided_minus_plain
+from experiments.e10_paper_setting.parameters import CORE, SCOUTS, TASK, PaperSettingParameters
+from experiments.e10_paper_setting.verdicts import guided_minus_plain, scouted_alike
 from experiments.experiment import Experiment
 from experiments.methods import GUIDED, NETWORK, PLAIN
-from experiments.statistics import by_seed_and_task, mean_interval
+from experiments.statistics import alike, by_seed_and_task, mean_interval
 from experiments.style import drawing, of_methods, rate_axis
 
 RATES = {"one": "one rate for body and head", "apart": "a rate for each"}
@@ -24,12 +24,9 @@ REPORTED = 25  # per cent: where the curve with guidance ends in the paper's fig
 
 def _under_first(frame: pd.DataFrame, *but: str) -> pd.DataFrame:
     """The rows under the first condition, whatever the columns ``but`` say."""
-    first = frame.iloc[0]
-    columns = [column for column in TASK if column not in but]
-    frame = frame[(frame[columns] == first[columns]).all(axis=1)]
+    frame = alike(frame, *(column for column in TASK if column not in but))
     guided = frame[frame["method"] == NETWORK.name].iloc[0]
-    scouts = [column for column in ("scouts", "scout_ways", "scout_head") if column not in but]
-    return frame[(frame[scouts] == guided[scouts]).all(axis=1) | (frame["scouts"] == "none")]
+    return scouted_alike(frame, guided, [column for column in SCOUTS if column not in but])
 
 
 def _n(rows: pd.DataFrame) -> str:
@@ -75,7 +72,7 @@ def paper_methods(frame: pd.DataFrame) -> Figure:
     """Every method under the first condition, best first, with 95 % intervals: with one rate, and with rates apart."""
     accuracy = _under_first(frame[frame["metric"] == "accuracy"])
     n_methods = accuracy["method"].nunique()
-    with drawing(1, 2, (10, 0.27 * n_methods + 1.4), (), sharex=True) as (_, axes):
+    with drawing(1, 2, (10, 0.27 * n_methods + 1.4), (), sharex=True) as (figure, axes):
         for axis, (rates, title) in zip(axes[0], RATES.items(), strict=True):
             both = [m for m, method in METHODS.items() if rates == "one" or method.one_rate]
             here = accuracy[(accuracy["rates"] == rates) | accuracy["method"].isin(both) & (accuracy["rates"] == "one")]
@@ -88,7 +85,7 @@ def paper_methods(frame: pd.DataFrame) -> Figure:
             axis.set_yticks(range(len(found)), [method.label for method, _ in found])
             axis.set(title=title, xlabel=f"accuracy (%), 95 %, {_n(accuracy)}", ylim=(len(found) - 0.5, -0.5))
             axis.grid(axis="y", color="#EEEEEE")
-    return axes[0, 0].figure
+    return figure
 
 
 def paper_rates(frame: pd.DataFrame) -> Figure:

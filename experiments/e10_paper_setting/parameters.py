@@ -17,9 +17,11 @@ from experiments.e10_paper_setting.preparations import (
     OptimizerName,
     ScoutHead,
 )
-from experiments.parameters import Count, Dataset, Head, NotebookParameters, ParameterError, Rate, Some
+from experiments.parameters import Count, Dataset, Head, ParameterError, Rate, SeededParameters, Some
 from experiments.preparations.steps import Step
 
+TASK = ("network", "n_images", "n_way", "head", "optimizer")  # what is learned, and how, whatever the method
+SCOUTS = ("scouts", "scout_ways", "scout_head")
 CORE = ("frozen", "plain", "guided_network")  # compared under every condition; the other methods under the first
 
 
@@ -38,13 +40,12 @@ class CharacterVariant(NamedTuple):
     method: str
 
 
-class PaperSettingParameters(NotebookParameters):
+class PaperSettingParameters(SeededParameters):
     """See the notebook's parameter cell for what each one means. Of each tuple the first value is the paper's, or
     nearest to it; every other one takes its place in turn."""
 
     digits: Digits
     characters: Dataset
-    n_seeds: Count
     n_sets: Count
     n_tuning_sets: Count
     n_query: Annotated[int, Field(ge=1, lt=N_DRAWERS)]
@@ -66,10 +67,6 @@ class PaperSettingParameters(NotebookParameters):
     adam_rates: Some[Rate]
     sgd_rates: Some[Rate]
     steps: Some[Count]
-
-    def seeds(self) -> list[int]:
-        """One pretrained network each. Far apart for different ``seed``, so that two runs share none."""
-        return [1000 * self.seed + i for i in range(self.n_seeds)]
 
     def check(self) -> None:
         """Raise ParameterError if there are not enough characters, or if steps do not increase."""

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from experiments.costs import TRAINING
 from experiments.data import load
-from experiments.models import BACKBONES, cnn, new_head
+from experiments.models import cnn, conv4, new_head
 from experiments.parameters import Count, Rate, Seed
 from experiments.preparations.pretraining import Body
+from experiments.preparations.scouting import SIDE_BY_SIDE, ScoutingStep
 from experiments.preparations.steps import Step
 from gtl_core.files import read_safetensors, write_safetensors
-from gtl_core.guide import Displacement
 from gtl_core.scouting import scout
 from gtl_core.tasks import rng, to_float
 from gtl_core.training import Recipe, accuracy, fit
 
-NETWORKS = {"cnn": cnn, "conv4": BACKBONES["conv4"]}
+NETWORKS = {"cnn": cnn, "conv4": conv4}
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {}),
     "momentum": (torch.optim.SGD, {"momentum": 0.9}),
@@ -31,7 +31,6 @@ OPTIMIZERS = {
     "adamw": (torch.optim.AdamW, {"weight_decay": 0.01}),
 }
 SCOUT_RATES = {"sgd": 0.1, "momentum": 0.01, "adam": 1e-3, "adamw": 1e-3}  # all learn their digits with these
-SIDE_BY_SIDE = 4  # scouts; another number changes the last digits of every result
 
 NetworkName = Literal[*NETWORKS]
 OptimizerName = Literal[*OPTIMIZERS]
@@ -97,7 +96,7 @@ class DigitPretraining(Step):
         return dict(self.model(folder, 10, "pretrained").body.state_dict())
 
 
-class DigitScouting(Step):
+class DigitScouting(ScoutingStep):
     """Scouts from the pretrained network: one for each set of ``n_way`` digits, or for ``n_scouts`` of them."""
 
     kind: Literal["digit_scouting"] = "digit_scouting"
@@ -143,10 +142,6 @@ class DigitScouting(Step):
         tasks = list(self.tasks())
         displacement = scout(model, tasks, self.recipe(len(tasks[0][0])), side_by_side=SIDE_BY_SIDE)
         displacement.save(self.path(folder))
-
-    def displacement(self, folder: Path) -> Displacement:
-        """As `make` wrote it."""
-        return Displacement.load(self.path(folder))
 
 
 def digit_task(images: dict[int, Tensor]) -> tuple[Tensor, Tensor]:

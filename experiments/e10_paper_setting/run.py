@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from torch import nn
 from experiments.data import load
 from experiments.e10_paper_setting.learning import learn
 from experiments.e10_paper_setting.methods import METHODS
-from experiments.e10_paper_setting.parameters import CharacterVariant, PaperSettingParameters
+from experiments.e10_paper_setting.parameters import TASK, CharacterVariant, PaperSettingParameters
 from experiments.methods import FROZEN, NETWORK, PLAIN
 from experiments.preparations.steps import made
 from experiments.protocol import Job, Row, tune_and_test
@@ -46,9 +47,7 @@ Choice = tuple[CharacterSetting, int]  # and the number of steps
 Probes = Mapping[tuple, Choice]  # of each task, see `task_of`
 
 
-def task_of(v: CharacterVariant) -> tuple:
-    """What is to be learned, from which pretraining, and by which optimizer, whatever the method."""
-    return v.network, v.n_images, v.n_way, v.head, v.optimizer
+task_of = attrgetter(*TASK)  # of a variant
 
 
 def run(p: PaperSettingParameters) -> pd.DataFrame:

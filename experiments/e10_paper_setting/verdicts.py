@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 
 from experiments.e10_paper_setting.methods import METHODS
+from experiments.e10_paper_setting.parameters import SCOUTS, TASK
 from experiments.e10_paper_setting.run import KEY
 from experiments.methods import NETWORK, PLAIN
-from experiments.statistics import difference
+from experiments.statistics import alike, difference, rows_where
 
-TASK = ["network", "n_images", "n_way", "head", "optimizer"]
-SCOUTS = ["scouts", "scout_ways", "scout_head"]
 CONDITION = [*TASK, *SCOUTS]
 
 
@@ -29,12 +30,19 @@ def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).drop(columns="method")
 
 
+def scouted_alike(
+    frame: pd.DataFrame, like: Mapping[str, object] | pd.Series, columns: Sequence[str] = SCOUTS
+) -> pd.DataFrame:
+    """The rows in which scouts were the same in these columns as in the row ``like``, or had no part."""
+    same = (frame[[*columns]] == pd.Series({column: like[column] for column in columns})).all(axis=1)
+    return frame[same | (frame["scouts"] == "none")]
+
+
 def _beside(accuracy: pd.DataFrame, condition: dict[str, object]) -> dict[str, pd.DataFrame]:
     """The rows of every rival of guided training under a condition."""
-    there = accuracy[(accuracy[TASK] == pd.Series(condition)[TASK]).all(axis=1)]
-    same_scouts = (there[SCOUTS] == pd.Series(condition)[SCOUTS]).all(axis=1) | (there["scouts"] == "none")
+    there = scouted_alike(rows_where(accuracy, **{column: condition[column] for column in TASK}), condition)
     found = {}
-    for method, rows in there[same_scouts & (there["method"] != NETWORK.name)].groupby("method", sort=False):
+    for method, rows in there[there["method"] != NETWORK.name].groupby("method", sort=False):
         mine = rows[rows["rates"] == ("one" if METHODS[method].one_rate else condition["rates"])]
         if len(mine):
             found[method] = mine
@@ -68,8 +76,7 @@ def guided_minus_plain(frame: pd.DataFrame, axis: str, rates: str = "apart") -> 
     """
     accuracy = frame[(frame["metric"] == "accuracy") & (frame["rates"] == rates)]
     guided = accuracy[accuracy["method"] == NETWORK.name]
-    fixed = [column for column in KEY if column != axis]
-    guided = guided[(guided[fixed] == guided.iloc[0][fixed]).all(axis=1)]
+    guided = alike(guided, *(column for column in KEY if column != axis))
     rows = []
     for value, mine in guided.groupby(axis, sort=False):
         condition = dict(mine.iloc[0][KEY])
@@ -86,13 +93,11 @@ def turning(frame: pd.DataFrame) -> pd.DataFrame:
     condition: one row per method, means over networks.
     """
     loss = frame[(frame["metric"] == "loss_curve") & (frame["rates"] == "one")]
-    guided = loss[loss["method"] == NETWORK.name]
-    first = guided.iloc[0]
-    there = loss[(loss[[*TASK, "learning_rate"]] == first[[*TASK, "learning_rate"]]).all(axis=1)]
-    guided = there[(there[SCOUTS] == first[SCOUTS]).all(axis=1) & (there["method"] == NETWORK.name)]
+    first = loss[loss["method"] == NETWORK.name].iloc[0]
+    there = scouted_alike(rows_where(loss, **first[[*TASK, "learning_rate"]]), first)
     rows = []
-    for name, curves in ((PLAIN.name, there[there["method"] == PLAIN.name]), (NETWORK.name, guided)):
-        table = curves.pivot(index="step", columns="seed", values="value")
+    for name in (PLAIN.name, NETWORK.name):
+        table = there[there["method"] == name].pivot(index="step", columns="seed", values="value")
         rise = (table.iloc[-1] - table.min()).mean()
         rows.append({"method": name, "lowest after": table.idxmin().mean(), "rise to the last step": rise})
     return pd.DataFrame(rows)

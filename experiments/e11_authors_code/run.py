@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from experiments.e11_authors_code.library import PAIRS, run_library
 from experiments.e11_authors_code.patterns import N_CLASSES, N_IN_PART, run_relearning, run_widths
-from experiments.parameters import Count, Rate, SeededParameters, Some
+from experiments.parameters import Count, Rate, Some, TunedParameters
 from experiments.statistics import difference, wilson
 
 FACTOR = {"": "mean", "_low": "low", "_high": "high"}
@@ -19,7 +19,7 @@ ENOUGH = 5  # networks for an interval
 SATURATED = 0.99  # of networks that know more, accuracy tells nothing
 
 
-class AuthorsParameters(SeededParameters):
+class AuthorsParameters(TunedParameters):
     """See the notebook's parameter cell for what each one means."""
 
     patterns_per_class: Count

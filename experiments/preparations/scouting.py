@@ -22,7 +22,15 @@ from gtl_core.training import Recipe
 SIDE_BY_SIDE = 4  # scouts; another number changes the last digits of every result
 
 
-class Scouting(Step):
+class ScoutingStep(Step):
+    """One that leaves a displacement."""
+
+    def displacement(self, folder: Path) -> Displacement:
+        """As `make` wrote it."""
+        return Displacement.load(self.path(folder))
+
+
+class Scouting(ScoutingStep):
     """Scouts sent from a pretrained body with a new head into small tasks of the scouting classes."""
 
     kind: Literal["scouting"] = "scouting"
@@ -61,7 +69,3 @@ class Scouting(Step):
         )
         tasks = (labelled(episode.support) for episode in episodes)
         return scout(self.zero_point(body), tasks, self.recipe(), side_by_side=SIDE_BY_SIDE)
-
-    def displacement(self, folder: Path) -> Displacement:
-        """As `make` wrote it."""
-        return Displacement.load(self.path(folder))

@@ -12,14 +12,14 @@ from experiments.data.splits import split_classes
 from experiments.preparations.domain_training import DomainTraining, shifted
 from experiments.preparations.meta_training import MetaTraining
 from experiments.preparations.pretraining import Body
-from experiments.preparations.scouting import SIDE_BY_SIDE, Scouting
+from experiments.preparations.scouting import SIDE_BY_SIDE, Scouting, ScoutingStep
 from experiments.preparations.steps import Step
 from gtl_core.guide import Displacement
 from gtl_core.scouting import scout
 from gtl_core.tasks import labelled
 
 
-class ScoutingFrom(Step):
+class ScoutingFrom(ScoutingStep):
     """Scouts sent from another zero point than `Scouting`'s own, with tasks of the same kind."""
 
     kind: Literal["scouting_from"] = "scouting_from"
@@ -43,7 +43,3 @@ class ScoutingFrom(Step):
         drawn = Episodes(dataset, classes, s.n_way, s.n_shot, 0, s.n_scouts, s.pretraining.seed, "scout")
         tasks = (labelled(episode.support) for episode in drawn)
         return scout(s.zero_point(body), tasks, s.recipe(), side_by_side=SIDE_BY_SIDE)
-
-    def displacement(self, folder: Path) -> Displacement:
-        """As `make` wrote it."""
-        return Displacement.load(self.path(folder))
