@@ -115,7 +115,7 @@ def test_relearning_begins_where_the_zero_point_is():
     known = patterns.right(start.zero_point, inputs, targets)
     assert known.mean() >= 0.3
     measured = patterns.relearn(Job(P, 0, patterns.Relearning("patterns", "plain"), LearningRate(0.01), "test"), start)
-    assert measured.shape == (4, 2, 2)
+    assert measured.shape == (4, 2, 2)  # epochs 0 to 3, part and others, two parts
     for i, part in enumerate(start.parts[:2]):
         mine = patterns.in_part(targets, part)
         expected = [known[mine].mean(), known[~mine].mean()]
@@ -123,34 +123,44 @@ def test_relearning_begins_where_the_zero_point_is():
 
 
 def test_rates_are_chosen_by_hand():
-    """Fast: the best on the way. Careful: the lowest of those that end at 0.95 or more; if none does, the best."""
-    record = {0.01: (0.5, 0.6), 0.1: (0.7, 0.96), 1.0: (0.8, 0.99)}
+    """Fast: the best on the way. Careful: with which the others keep most; if all lose everything, the lowest."""
+    record = {0.01: (0.5, 0.0), 0.1: (0.7, 0.4), 1.0: (0.8, 0.3)}
     rows = [
         {"experiment": "patterns", "method": method, "learning_rate": rate, "seed": 0, "metric": metric, "value": value}
-        for method, rates in {"plain": record, "guided_network": {0.01: (0.5, 0.6), 0.1: (0.6, 0.5)}}.items()
+        for method, rates in {"plain": record, "guided_network": {0.01: (0.5, 0.0), 0.1: (0.6, 0.0)}}.items()
         for rate, values in rates.items()
-        for metric, value in zip(("validation", "validation_end"), values, strict=True)
+        for metric, value in zip(("validation", "validation_kept"), values, strict=True)
     ]
     fast, careful = (patterns.chosen(pd.DataFrame(rows), way) for way in patterns.TUNED_ON)
     assert [rate for (rate,) in fast.values()] == [1.0, 0.1]
     assert [rate for (rate,) in careful.values()] == [0.1, 0.01]
 
 
+def test_what_the_others_keep_when_the_part_is_known_by_hand():
+    """0.95 is half way from 0.9 to 1; three quarters of the way from 0.8 to 1; never known; known from the start (three times)."""
+    part = [[0.8, 0.8, 0.8, 0.96, 0.96, 0.95], [0.9, 1.0, 0.9, 1.0, 0.8, 0.95], [1.0, 0.9, 0.94, 1.0, 1.0, 1.0]]
+    others = [[0.8, 0.8, 0.8, 0.7, 0.7, 0.7], [0.6, 0.4, 0.8, 0.1, 0.1, 0.1], [0.2, 0.0, 0.8, 0.0, 0.0, 0.0]]
+    accuracies = torch.stack([torch.tensor(part), torch.tensor(others)], 1)
+    assert patterns.kept(accuracies).tolist() == pytest.approx([0.4, 0.5, 0.0, 0.7, 0.7, 0.7])
+
+
 def test_the_experiment_is_complete(small):
     part = small[(small["experiment"] == "patterns") & (small["metric"] == "part")]
-    assert set(part.groupby(["tuned_on", "method"]).size()) == {2 * 2 * 4}  # networks, parts, epochs measured
+    assert set(part.groupby("method").size()) == {2 * 2 * 4}  # networks, parts, epochs measured
+    kept = small[small["metric"] == "kept"]
+    assert kept["tuned_on"].eq("careful").all() and set(kept.groupby("method").size()) == {2 * 2}
     assert set(small[small["metric"] == "time"].groupby("method").size()) == {3}
     assert set(small[small["metric"] == "accuracy"].groupby(["width", "method"]).size()) == {2}
     dead = small[(small["metric"] == "time") & (small["method"] == "dead_guide")]
     assert dead["value"].isna().all()
     relearned, xor = authors.relearning_table(small), authors.xor_table(small, P.xor_steps)
-    assert len(relearned) == 2 * 3 * 4 and set(xor["method"]) == set(METHODS) - {"guided_gradient"}
+    assert len(relearned) == 4 * 4 and set(xor["method"]) == set(METHODS) - {"guided_gradient"}
     assert all("too few to tell" in line for line in authors.verdicts(relearned, "accuracy"))
 
 
-def widths_of(guided: dict[int, float]) -> pd.DataFrame:
-    """Five networks: plain knows 0.2, 0.4, 0.8 at widths of 10, 20, 40."""
-    curves = {"plain": {10: 0.2, 20: 0.4, 40: 0.8}, "guided_network": guided}
+def widths_of(guided: dict[int, float], plain: tuple[float, ...] = (0.2, 0.4, 0.8)) -> pd.DataFrame:
+    """Five networks: what guided knows, and what plain knows at widths of 10, 20, 40."""
+    curves = {"plain": dict(zip((10, 20, 40), plain, strict=True)), "guided_network": guided}
     rows = [
         {"experiment": "width", "metric": "accuracy", "method": method, "depth": 1, "width": width, "seed": seed}
         | {"task": 0, "value": value}
@@ -172,9 +182,16 @@ def test_the_width_that_plain_needs_by_hand():
     assert claim["factor"] == pytest.approx((2 * 2**0.5) ** (1 / 3)) and claim["minus_plain"] == pytest.approx(0.5 / 3)
 
 
+def test_a_width_at_which_plain_does_worse_than_at_a_smaller_one_does_not_count_against_it():
+    """Plain knows no more at 20 than at 10: the same method would match itself there at 10, which is no factor."""
+    table = authors.width_table(widths_of({10: 0.2, 20: 0.8, 40: 0.8}, plain=(0.2, 0.2, 0.8)))
+    table = table.set_index(["method", "width"])["factor"]
+    assert table["plain"].tolist() == pytest.approx([1, 1, 1])
+    assert table["guided_network"].tolist() == pytest.approx([1, 4, 1])
+
+
 def test_where_plain_saturates_nothing_is_claimed():
-    frame = widths_of({10: 0.2, 20: 0.4, 40: 1.0})
-    frame.loc[(frame["method"] == "plain") & (frame["width"] == 40), "value"] = 1.0
+    frame = widths_of({10: 0.2, 20: 0.4, 40: 1.0}, plain=(0.2, 0.4, 1.0))
     assert authors.claim_table(frame).set_index("method").loc["guided_network", "factor"] == pytest.approx(1)
     (line,) = authors.verdicts(authors.claim_table(widths_of({10: 0.4, 20: 0.6, 40: 0.9})), "share")
     assert "more than plain" in line and "n = 5 networks x 3 sizes" in line
@@ -189,3 +206,8 @@ def test_figures_show_every_method_that_the_table_has(small):
         axis = draw(small).axes[-1]
         labels = [line.get_label() for line in axis.lines if not line.get_label().startswith("_")]
         assert labels == [METHODS[name].label for name in names]
+
+
+def test_the_front_has_every_rate_that_was_tried(small):
+    front = figures.authors_patterns(small).axes[2]
+    assert [len(line.get_xdata()) for line in front.lines] == [len(P.learning_rates)] * 4

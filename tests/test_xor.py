@@ -17,7 +17,7 @@ from gtl_core import Displacement, Guided
 from gtl_core.tasks import rng
 
 SMALL = dict(
-    seed=0, networks=["2-2-1 tanh", "2-3-3-1 relu"], n_inits=12, n_tuning_inits=6, steps=400, learning_rates=[1, 10],
+    seed=0, networks=["2-2-1 tanh", "2-3-3-1 relu"], n_inits=60, n_tuning_inits=6, steps=400, learning_rates=[1, 10],
     scout_learning_rate=1, results="", prepared="", workers=1,
 )  # fmt: skip
 ACTIVATIONS = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "relu": nn.ReLU}
@@ -185,7 +185,7 @@ def test_the_experiment_is_complete_and_every_method_has_the_same_budget(small):
     tuning = small[small["metric"] == "share"]
     assert set(tuning.groupby(["network", "protocol"]).size()) == {2}
     times = small[small["metric"] == "time"]
-    assert set(times.groupby(["network", "method"]).size()) == {12}
+    assert set(times.groupby(["network", "method"]).size()) == {60}
     assert times["value"].max() <= 400 + CHECK_EVERY
     table = xor.headline_table(small)
     assert ((table["low"] <= table["solved"]) & (table["solved"] <= table["high"])).all()

@@ -29,7 +29,8 @@ def authors_patterns(frame: pd.DataFrame) -> Figure:
                 axis.fill_between(epochs, 100 * e.low, 100 * e.high, color=method.colour, alpha=0.15, linewidth=0)
             axis.set(title=title, xscale="symlog", xlim=(0, None), xlabel="epochs on the part (fastest rate)")
         for method, rows in of_methods(here, METHODS.values()):
-            by_rate = 100 * rows.pivot_table(index="learning_rate", columns="metric", values="value").dropna()
+            rows = rows[rows["metric"].isin(["validation_end", "validation_others"])]
+            by_rate = 100 * rows.pivot_table(index="learning_rate", columns="metric", values="value")
             line = {"color": method.colour, "marker": "o", "markersize": 3, "label": method.label}
             front.plot(by_rate["validation_end"], by_rate["validation_others"], **line)
         front.set(title="at the end, every rate (tuning parts)", xlabel="the part (%)", ylim=(-2, 102))
@@ -67,7 +68,7 @@ def authors_width(frame: pd.DataFrame) -> Figure:
     """Share of the patterns that networks of several widths memorise, a panel per depth, with and without guidance."""
     here = frame[(frame["experiment"] == "width") & (frame["metric"] == "accuracy")]
     depths = list(dict.fromkeys(here["depth"]))
-    size = (2.6 * len(depths) + 0.6, 3.9)
+    size = (max(2.6 * len(depths) + 0.6, 5), 3.9)  # room for the title
     with drawing(1, len(depths), size, LEGEND, sharey=True, sharex=True) as (figure, axes):
         for axis, depth in zip(axes[0], depths, strict=True):
             for method, curves in of_methods(here[here["depth"] == depth], METHODS.values()):

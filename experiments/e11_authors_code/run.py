@@ -87,22 +87,23 @@ def run(p: AuthorsParameters) -> pd.DataFrame:
 
 
 def relearning_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of every method and way to choose rates: accuracy on the part (mean of the epochs measured, and at the end) and
-    on the other classes at the end; and each minus plain's."""
-    tests = frame[(frame["experiment"] == "patterns") & frame["metric"].isin(["part", "others"])]
-    last = tests["step"] == tests["step"].max()
+    """Of every method: accuracy on the part (mean of the epochs measured, and at the end) and on the other classes (at
+    the end, and when 95 % of the part is known); and each minus plain's."""
+    here = frame[frame["experiment"] == "patterns"]
+    last = here["step"] == here["step"].max()
     measures = {
-        "part, on the way": tests[(tests["metric"] == "part") & (tests["step"] > 0)],
-        "part, at the end": tests[(tests["metric"] == "part") & last],
-        "others, at the end": tests[(tests["metric"] == "others") & last],
+        "part, on the way": here[(here["metric"] == "part") & (here["step"] > 0)],
+        "part, at the end": here[(here["metric"] == "part") & last],
+        "others, at the end": here[(here["metric"] == "others") & last],
+        "others, when 95 % of the part is known": here[here["metric"] == "kept"],
     }
     rows = []
     for measure, values in measures.items():
-        values = values.groupby(["tuned_on", "method", "seed", "task"], as_index=False, sort=False)["value"].mean()
-        by = dict(list(values.groupby(["tuned_on", "method"], sort=False)))
-        for (way, method), mine in by.items():
-            row = {"tuned_on": way, "measure": measure, "method": method, "accuracy": mine["value"].mean()}
-            rows.append(row | difference(mine, by[way, "plain"], "parts", networks="networks"))
+        values = values.groupby(["method", "seed", "task"], as_index=False, sort=False)["value"].mean()
+        by = dict(list(values.groupby("method", sort=False)))
+        for method, mine in by.items():
+            row = {"measure": measure, "method": method, "accuracy": mine["value"].mean()}
+            rows.append(row | difference(mine, by["plain"], "parts", networks="networks"))
     return pd.DataFrame(rows).rename(columns={"mean": "minus_plain"})
 
 
@@ -124,7 +125,7 @@ def xor_table(frame: pd.DataFrame, xor_steps: int) -> pd.DataFrame:
 
 def width_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Of every size and method: accuracy, minus plain's of the same size, and the ``factor`` by which plain's network
-    must be wider to be as accurate (`matched`), with 95 % intervals."""
+    must be wider to be as accurate (`matched`: by its own match, so that plain's is 1), with 95 % intervals."""
     rows = []
     by = dict(list(matched(frame).groupby(["depth", "width", "method"], sort=False)))
     for (depth, width, method), mine in by.items():
@@ -163,9 +164,7 @@ def verdicts(table: pd.DataFrame, subject: str) -> list[str]:
     """One line per row of one of the tables, but plain's: what it has of the ``subject``, more or less than plain."""
     lines = []
     for row in table[table["method"] != "plain"].to_dict("records"):
-        what = ", ".join(
-            [subject, *(row[column] for column in ("measure", "tuned_on") if column in row), row["method"]]
-        )
+        what = ", ".join([subject, *([row["measure"]] if "measure" in row else []), row["method"]])
         few = int(row["n"].split()[0]) < ENOUGH
         side = "more than plain" if row["low"] > 0 else "less than plain" if row["high"] < 0 else "undecided"
         number = f"{row['minus_plain']:+.3f}, too few to tell" if few else f"{row['text']}, {side}"
@@ -178,8 +177,7 @@ def verdicts(table: pd.DataFrame, subject: str) -> list[str]:
 
 
 def _against(plain: pd.DataFrame, mine: pd.DataFrame, tasks: str) -> dict[str, object]:
-    """Accuracy minus plain's; geometric mean of the matching widths by that of the network's own."""
-    own, match = (mine.assign(value=np.log2(mine[column])) for column in ("width", "match"))
-    doublings = difference(match, own)
+    """Accuracy minus plain's; geometric mean of the matching widths by that of plain's own."""
+    doublings = difference(*(rows.assign(value=np.log2(rows["match"])) for rows in (mine, plain)))
     factor = {f"factor{end}": 2 ** float(doublings[part]) for end, part in FACTOR.items()}
     return difference(mine, plain, tasks, networks="networks") | factor
