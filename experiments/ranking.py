@@ -55,5 +55,5 @@ def best_first(rows: list[dict[str, object]], groups: Sequence[str]) -> pd.DataF
 
 def sides(others: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Of a ranking, who is above and below guidance (the interval of the difference excludes 0), and who neither."""
-    above, below = others[others["high"] < 0], others[others["low"] > 0]
-    return {"above it": above, "below it": below, "undecided": others.drop([*above.index, *below.index])}
+    words = others["side"].map({"below": "above it", "above": "below it"}).fillna("undecided")  # `side` is guidance's
+    return {word: others[words == word] for word in ("above it", "below it", "undecided")}

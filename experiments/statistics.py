@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 FEW = 5  # values; with fewer there is no interval
+TIE = 1e-9  # networks whose means differ by less are equal
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,13 @@ class Estimate:
     low: np.ndarray | float
     high: np.ndarray | float
     n: tuple[int, int]
+
+    @property
+    def side(self) -> str:
+        """Where the interval lies: above 0, below, or undecided; or that there is none."""
+        if np.isnan(self.low):
+            return "too few to tell"
+        return "above" if self.low > 0 else "below" if self.high < 0 else "undecided"
 
     @property
     def text(self) -> str:
@@ -36,17 +44,26 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> Estimate:
 
     The tasks of one seed share a pretrained network, so the networks are what was drawn independently: mean +- t *
     standard error of their means, with one degree of freedom less than there are (Student 1908). A single network has
-    the interval over its tasks, which speaks of that network alone. With fewer than `FEW` values there is none. What
-    this covers, and what a bootstrap would: ``python -m benchmarks.coverage``.
+    the interval over its tasks, which speaks of that network alone. Accuracies are counts, so the means of a few
+    networks can be equal by chance; that is no certainty, and then the interval is over all tasks, too. With fewer than
+    `FEW` values there is none. What this covers, and what a bootstrap would: ``python -m benchmarks.coverage``.
     """
     n_seeds, n_tasks = values.shape[:2]
-    drawn = values.mean(1) if n_seeds > 1 else values[0]
-    mean, n = drawn.mean(0), len(drawn)
-    if n_seeds * n_tasks < FEW:
+    networks, tasks = values.mean(1), values.reshape(-1, *values.shape[2:])
+    mean = networks.mean(0)
+    if len(tasks) < FEW:
         half = np.full_like(mean, np.nan)
     else:
-        half = stdtrit(n - 1, (1 + level) / 2) * drawn.std(0, ddof=1) / n**0.5
+        half = _half_width(tasks, level)
+        if n_seeds > 1:
+            half = np.where(np.ptp(networks, axis=0) < TIE, half, _half_width(networks, level))
     return Estimate(mean, mean - half, mean + half, (n_seeds, n_tasks))
+
+
+def _half_width(drawn: np.ndarray, level: float) -> np.ndarray:
+    """Half of the t interval for the mean of what ``drawn`` [n, ...] are draws of."""
+    n = len(drawn)
+    return stdtrit(n - 1, (1 + level) / 2) * drawn.std(0, ddof=1) / n**0.5
 
 
 def rows_where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
@@ -77,7 +94,8 @@ def paired(one: pd.DataFrame, other: pd.DataFrame) -> Estimate:
 def difference(
     one: pd.DataFrame, other: pd.DataFrame, tasks: str = "tasks", networks: str = "seeds"
 ) -> dict[str, object]:
-    """`paired` as columns of a table: ``mean``, its 95 % interval from ``low`` to ``high``, ``n`` and all as ``text``.
+    """`paired` as columns of a table: ``mean``, its 95 % interval from ``low`` to ``high``, the ``side`` of 0 on which
+    this lies, ``n`` and all as ``text``.
 
     tasks, networks: what tasks and seeds are called in ``n``. Where a row is the mean of several tasks, its number is
     that of the first of them, so ``n`` counts them all.
@@ -85,7 +103,7 @@ def difference(
     e, numbers = paired(one, other), one["task"].drop_duplicates().sort_values()
     in_a_row = int(numbers.diff().min()) if len(numbers) > 1 else 1
     n = f"{e.n[0]} {networks} x {e.n[1] * in_a_row} {tasks}"
-    return {"mean": e.mean, "low": e.low, "high": e.high, "n": n, "text": e.text}
+    return {"mean": e.mean, "low": e.low, "high": e.high, "side": e.side, "n": n, "text": e.text}
 
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:

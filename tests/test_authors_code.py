@@ -137,7 +137,7 @@ def test_rates_are_chosen_by_hand():
 
 
 def test_what_the_others_keep_when_the_part_is_known_by_hand():
-    """0.95 is half way from 0.9 to 1; three quarters of the way from 0.8 to 1; never known; known from the start (three times)."""
+    """0.95 is half way from 0.9 to 1; three quarters of the way from 0.8 to 1; never known; known at first."""
     part = [[0.8, 0.8, 0.8, 0.96, 0.96, 0.95], [0.9, 1.0, 0.9, 1.0, 0.8, 0.95], [1.0, 0.9, 0.94, 1.0, 1.0, 1.0]]
     others = [[0.8, 0.8, 0.8, 0.7, 0.7, 0.7], [0.6, 0.4, 0.8, 0.1, 0.1, 0.1], [0.2, 0.0, 0.8, 0.0, 0.0, 0.0]]
     accuracies = torch.stack([torch.tensor(part), torch.tensor(others)], 1)

@@ -18,6 +18,23 @@ def tidy(values: np.ndarray, method: str = "plain") -> pd.DataFrame:
     return pd.DataFrame(index, columns=["seed", "task", "value"]).assign(method=method, metric="accuracy")
 
 
+def test_networks_whose_means_are_equal_by_chance_have_the_interval_over_their_tasks():
+    """Three networks, two tasks each, 0 and 1: means of 0.5. Six values with a sum of squares of 6 / 4 around it."""
+    tied = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    half = 2.5706 * (6 / 4 / 5 / 6) ** 0.5  # t for five degrees of freedom
+    estimate = mean_interval(tied)
+    assert (estimate.low, estimate.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-4)
+    curves = mean_interval(np.stack([tied, tied + np.array([[0.0], [0.1], [0.2]])], -1))  # tied at the first step only
+    apart = 4.3027 * 0.1 / 3**0.5  # means of 0.5, 0.6 and 0.7; two degrees of freedom
+    assert curves.high - curves.mean == pytest.approx([half, apart], abs=1e-4)
+
+
+def test_the_side_of_an_interval():
+    wide = np.random.default_rng(0).normal(size=(5, 4))
+    sides = [mean_interval(values).side for values in (wide + 9, wide - 9, wide, wide[:1, :2])]
+    assert sides == ["above", "below", "undecided", "too few to tell"]
+
+
 def test_constant_values_have_no_width():
     estimate = mean_interval(np.full((3, 4), 0.5))
     assert (estimate.mean, estimate.low, estimate.high, estimate.n) == (0.5, 0.5, 0.5, (3, 4))
@@ -43,7 +60,7 @@ def test_too_few_values_have_no_interval_and_say_so(shape):
     estimate = mean_interval(np.random.default_rng(0).normal(size=shape))
     assert np.isnan([estimate.low, estimate.high]).all()
     assert estimate.text == f"{estimate.mean:+.3f} too few to tell" and str(estimate).startswith(estimate.text)
-    found = sides(pd.DataFrame({"low": [estimate.low], "high": [estimate.high]}))
+    found = sides(pd.DataFrame({"side": [estimate.side]}))
     assert [len(group) for group in found.values()] == [0, 0, 1]  # neither above nor below
 
 

@@ -151,7 +151,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
     """Every method minus every rival (and minus ``root`` and ``shuffled``) in every arena, each at its own best rate.
 
     tuned_on: see `choose_rates`; episodes know only ``first``. One row per (tuned_on, arena, head, method, rival) with
-    the columns of `difference`, and on which ``side`` of 0 the interval lies: above, below or undecided.
+    the columns of `difference`.
     """
     rows = []
     for key, test in _at_best_rates(frame):
@@ -159,8 +159,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
         for method, rival in product([*CANDIDATES, *RIVALS], [*RIVALS, "root", "shuffled"]):
             if method != rival:
                 rows.append(key | {"method": method, "rival": rival} | difference(test[method], test[rival], tasks))
-    table = pd.DataFrame(rows)
-    return table.assign(side=np.select([table["low"] > 0, table["high"] < 0], ["above", "below"], "undecided"))
+    return pd.DataFrame(rows)
 
 
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:

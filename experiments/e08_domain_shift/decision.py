@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 import pandas as pd
 
 from experiments import stream_methods
@@ -63,6 +65,7 @@ def advice(table: pd.DataFrame) -> str:
         if "guided" in by_choice.index:
             for choice, row in by_choice.drop("guided").iterrows():
                 answer = "wins against" if row["low"] > 0 else "loses to" if row["high"] < 0 else "is level with"
+                answer = "cannot be placed against" if isnan(row["low"]) else answer
                 lines.append(f"  Guidance {answer} the best {choice}, {row['name']}: {row['text']}.")
     return "\n".join(lines)
 

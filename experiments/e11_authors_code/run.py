@@ -12,10 +12,10 @@ from pydantic import Field, model_validator
 from experiments.e11_authors_code.library import PAIRS, run_library
 from experiments.e11_authors_code.patterns import N_CLASSES, N_IN_PART, run_relearning, run_widths
 from experiments.parameters import Count, Rate, Some, TunedParameters
-from experiments.statistics import difference, wilson
+from experiments.statistics import FEW, difference, wilson
 
+SIDES = {"above": "more than plain", "below": "less than plain", "undecided": "undecided"}
 FACTOR = {"": "mean", "_low": "low", "_high": "high"}
-ENOUGH = 5  # networks for an interval
 SATURATED = 0.99  # of networks that know more, accuracy tells nothing
 
 
@@ -165,11 +165,10 @@ def verdicts(table: pd.DataFrame, subject: str) -> list[str]:
     lines = []
     for row in table[table["method"] != "plain"].to_dict("records"):
         what = ", ".join([subject, *([row["measure"]] if "measure" in row else []), row["method"]])
-        few = int(row["n"].split()[0]) < ENOUGH
-        side = "more than plain" if row["low"] > 0 else "less than plain" if row["high"] < 0 else "undecided"
-        number = f"{row['minus_plain']:+.3f}, too few to tell" if few else f"{row['text']}, {side}"
+        enough = int(row["n"].split()[0]) >= FEW  # networks
+        number = f"{row['text']}, {SIDES[row['side']]}" if enough else f"{row['minus_plain']:+.3f}, too few to tell"
         lines.append(f"{what}: {number} (n = {row['n']})")
-        if "factor" in row and not few:
+        if "factor" in row and enough:
             lines[-1] += (
                 f"; as good as {row['factor']:.2f} [{row['factor_low']:.2f}, {row['factor_high']:.2f}] x the width"
             )
