@@ -52,14 +52,15 @@ def pooled_conv4(n_way: int, channels: int = 64, *, generator: torch.Generator) 
 
 
 def cnn(n_way: int, channels: int = 16, *, generator: torch.Generator) -> nn.Sequential:
-    """A very basic CNN: two 3x3 convolutions, each with ReLU and 2x2 max-pooling, 128 hidden units, a linear head.
+    """A very basic CNN: two 3x3 convolutions, each with 2x2 max-pooling and ReLU, 128 hidden units, a linear head.
 
     [N, 1, 28, 28] -> [N, n_way] logits; ``channels`` in the first convolution, twice as many in the second. No
-    normalization. Named ``body.*`` and ``head.*``, as `conv4`.
+    normalization. Named ``body.*`` and ``head.*``, as `conv4`. ReLU and maximum commute, and after pooling there is a
+    quarter to do; channels innermost, for a third of the time.
     """
     body = nn.Sequential(
-        *(nn.Conv2d(1, channels, 3), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(channels, 2 * channels, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Conv2d(1, channels, 3), nn.MaxPool2d(2), nn.ReLU()),
+        *(nn.Conv2d(channels, 2 * channels, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()),
         *(nn.Linear(2 * channels * 5 * 5, 128), nn.ReLU()),
     )
     for layer in body:
@@ -68,7 +69,7 @@ def cnn(n_way: int, channels: int = 16, *, generator: torch.Generator) -> nn.Seq
             nn.init.zeros_(layer.bias)
     model = nn.Sequential(OrderedDict(body=body, head=nn.Linear(128, n_way)))
     new_head(model, n_way, "random", generator=generator)
-    return model
+    return model.to(memory_format=torch.channels_last)
 
 
 def multilayer_perceptron(

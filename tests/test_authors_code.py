@@ -137,8 +137,8 @@ def test_rates_are_chosen_by_hand():
 
 
 def test_what_the_others_keep_when_the_part_is_known_by_hand():
-    """0.95 is half way from 0.9 to 1; three quarters of the way from 0.8 to 1; never known; known at first."""
-    part = [[0.8, 0.8, 0.8, 0.96, 0.96, 0.95], [0.9, 1.0, 0.9, 1.0, 0.8, 0.95], [1.0, 0.9, 0.94, 1.0, 1.0, 1.0]]
+    """0.9 is half way from 0.8 to 1; three quarters of the way from 0.6 to 1; never known; known at first."""
+    part = [[0.8, 0.6, 0.8, 0.92, 0.92, 0.9], [0.8, 1.0, 0.8, 1.0, 0.8, 0.9], [1.0, 0.8, 0.88, 1.0, 1.0, 1.0]]
     others = [[0.8, 0.8, 0.8, 0.7, 0.7, 0.7], [0.6, 0.4, 0.8, 0.1, 0.1, 0.1], [0.2, 0.0, 0.8, 0.0, 0.0, 0.0]]
     accuracies = torch.stack([torch.tensor(part), torch.tensor(others)], 1)
     assert patterns.kept(accuracies).tolist() == pytest.approx([0.4, 0.5, 0.0, 0.7, 0.7, 0.7])
@@ -154,7 +154,8 @@ def test_the_experiment_is_complete(small):
     dead = small[(small["metric"] == "time") & (small["method"] == "dead_guide")]
     assert dead["value"].isna().all()
     relearned, xor = authors.relearning_table(small), authors.xor_table(small, P.xor_steps)
-    assert len(relearned) == 4 * 4 and set(xor["method"]) == set(METHODS) - {"guided_gradient"}
+    assert len(relearned) == 4 * 5
+    assert set(xor["method"]) == {"plain", "guided_network", "guided_tensor", "dead_guide"}
     assert all("too few to tell" in line for line in authors.verdicts(relearned, "accuracy"))
 
 
@@ -199,7 +200,7 @@ def test_where_plain_saturates_nothing_is_claimed():
 
 def test_figures_show_every_method_that_the_table_has(small):
     for draw, names in {
-        figures.authors_patterns: ("plain", "guided_network", "guided_tensor", "guided_gradient"),
+        figures.authors_patterns: ("plain", "guided_network", "guided_tensor", "guided_gradient", "shuffled"),
         figures.authors_xor: ("plain", "guided_network", "guided_tensor", "dead_guide"),
         figures.authors_width: ("plain", "guided_network", "guided_tensor"),
     }.items():
@@ -210,4 +211,4 @@ def test_figures_show_every_method_that_the_table_has(small):
 
 def test_the_front_has_every_rate_that_was_tried(small):
     front = figures.authors_patterns(small).axes[2]
-    assert [len(line.get_xdata()) for line in front.lines] == [len(P.learning_rates)] * 4
+    assert [len(line.get_xdata()) for line in front.lines] == [len(P.learning_rates)] * 5

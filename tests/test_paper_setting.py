@@ -200,6 +200,8 @@ def test_one_thing_changes_at_a_time():
     assert changed == {(), (1,), (2,), (7,), (2, 7)}  # images, scouts' optimizer, optimizer, both
     others = {v.method for v in variants if v[:2] != first[:2]}
     assert others == set(CORE)
+    assert {v.rates for v in variants if v.n_images != 1500 and v.method == "plain"} == {"apart"}
+    assert {v.rates for v in variants if v.optimizer != "adam" and v.method == "plain"} == {"one", "apart"}
     assert len(variants) == len(set(variants))
 
 

@@ -120,16 +120,15 @@ def paper_guides(frame: pd.DataFrame) -> Figure:
 
 
 def paper_conditions(frame: pd.DataFrame) -> Figure:
-    """Guided minus plain, rates apart and one rate for both, over what the re-run varied; bars: 95 % intervals."""
+    """Guided minus plain, rates apart, over what the re-run varied; bars: 95 % intervals."""
     varied = [axis for axis in AXES if frame[axis].nunique() > (2 if axis == "scout_ways" else 1)]
     with drawing(1, max(1, len(varied)), (3.4 * max(1, len(varied)), 3.6), (), sharey=True) as (figure, axes):
         for axis, column in zip(axes[0], varied, strict=False):
-            for rates, color, shift in (("one", "#56B4E9", -0.1), ("apart", GUIDED.colour, 0.1)):
-                table = guided_minus_plain(frame, column, rates).sort_values(column)
-                x = np.arange(len(table)) + shift
-                axis.vlines(x, 100 * table["low"], 100 * table["high"], color=color, linewidth=2)
-                axis.plot(x, 100 * table["mean"], "o", color=color, markersize=5, label=RATES[rates])
-                axis.set_xticks(range(len(table)), [f"{value:,}" for value in table[column]])
+            table = guided_minus_plain(frame, column).sort_values(column)
+            x = np.arange(len(table))
+            axis.vlines(x, 100 * table["low"], 100 * table["high"], color=GUIDED.colour, linewidth=2)
+            axis.plot(x, 100 * table["mean"], "o", color=GUIDED.colour, markersize=5)
+            axis.set_xticks(x, [f"{value:,}" for value in table[column]])
             axis.axhline(0, color="#999999", linewidth=0.8)
             axis.set(xlabel=AXES[column], ylabel="guided minus plain (points)")
             axis.label_outer()

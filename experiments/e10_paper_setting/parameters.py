@@ -79,16 +79,19 @@ class PaperSettingParameters(SeededParameters):
 
     def variants(self) -> list[CharacterVariant]:
         """All methods under the first condition; those of `CORE` with every other value in its place. Optimizers
-        change for scouts, for what follows, and for both."""
+        change for scouts, for what follows, and for both; where anything else changes, rates are apart."""
         axes = (self.networks, self.n_images, self.scout_optimizers, self.scout_ways, self.scout_heads)
         axes += (self.n_ways, self.heads, self.optimizers)
         first = tuple(values[0] for values in axes)
         conditions = [(*first[:i], v, *first[i + 1 :]) for i, values in enumerate(axes) for v in values[1:]]
         both = [name for name in self.scout_optimizers[1:] if name in self.optimizers]
         conditions += [(*first[:2], name, *first[3:7], name) for name in both]
-        pairs = [(first, name) for name in self.methods]
-        pairs += [(condition, name) for condition in conditions for name in CORE if name in self.methods]
-        variants = [v for condition, name in pairs for v in _with_rates(condition, METHODS[name])]
+        variants = [v for name in self.methods for v in _with_rates(first, METHODS[name])]
+        for condition, name in product(conditions, CORE):
+            if name in self.methods:
+                found = _with_rates(condition, METHODS[name])
+                same_optimizers = (condition[2], condition[7]) == (first[2], first[7])
+                variants += found[-1:] if same_optimizers else found
         return list(dict.fromkeys(variants))
 
     def rates(self, variant: CharacterVariant) -> tuple[float, ...]:

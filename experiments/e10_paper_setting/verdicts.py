@@ -69,12 +69,12 @@ def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
     return table.assign(edge=edge).sort_values("accuracy", ascending=False).reset_index()
 
 
-def guided_minus_plain(frame: pd.DataFrame, axis: str, rates: str = "apart") -> pd.DataFrame:
-    """Plain and guided accuracy for each value of a column, all else as under the first condition.
+def guided_minus_plain(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Plain and guided accuracy for each value of a column, rates apart, all else as under the first condition.
 
     One row per value: both means, and guided minus plain as a paired difference.
     """
-    accuracy = frame[(frame["metric"] == "accuracy") & (frame["rates"] == rates)]
+    accuracy = frame[(frame["metric"] == "accuracy") & (frame["rates"] == "apart")]
     guided = accuracy[accuracy["method"] == NETWORK.name]
     guided = alike(guided, *(column for column in KEY if column != axis))
     rows = []

@@ -20,6 +20,7 @@ from experiments.statistics import best_settings
 from experiments.workers import parallel
 from gtl_core import Displacement, Guide, Guided
 from gtl_core._engine import stack
+from gtl_core.shaping import shuffled
 from gtl_core.tasks import rng
 from gtl_core.training import fit
 
@@ -53,6 +54,10 @@ def nothing_moves(displacement: Displacement) -> Guide:
     return Guide({name: torch.zeros_like(p) for name, p in displacement.zero_point.items()})
 
 
+def _shuffled(displacement: Displacement) -> Guide:
+    return shuffled(displacement.guide(scope="network"), rng(0, "shuffled"))
+
+
 _theirs = partial(Displacement.guide, scope="tensor", normalization="minmax")
 METHODS: Mapping[str, GuidedBy] = table(
     [
@@ -60,6 +65,7 @@ METHODS: Mapping[str, GuidedBy] = table(
         GuidedBy(**vars(NETWORK)),
         GuidedBy(**vars(replace(TENSOR, guide=_theirs))),
         GuidedBy("guided_gradient", "guided gradient (authors' code)", GUIDED, "#CC79A7", guide=_theirs, on="gradient"),
+        GuidedBy("shuffled", "network scope, values shuffled", CONTROL, "#009E73", guide=_shuffled),
         GuidedBy("dead_guide", "dead guide (authors' output)", CONTROL, guide=nothing_moves, has_rate=False),
     ]
 )

@@ -88,14 +88,14 @@ def run(p: AuthorsParameters) -> pd.DataFrame:
 
 def relearning_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Of every method: accuracy on the part (mean of the epochs measured, and at the end) and on the other classes (at
-    the end, and when 95 % of the part is known); and each minus plain's."""
+    the end, and when 90 % of the part is known); and each minus plain's."""
     here = frame[frame["experiment"] == "patterns"]
     last = here["step"] == here["step"].max()
     measures = {
         "part, on the way": here[(here["metric"] == "part") & (here["step"] > 0)],
         "part, at the end": here[(here["metric"] == "part") & last],
         "others, at the end": here[(here["metric"] == "others") & last],
-        "others, when 95 % of the part is known": here[here["metric"] == "kept"],
+        "others, when 90 % of the part is known": here[here["metric"] == "kept"],
     }
     rows = []
     for measure, values in measures.items():
