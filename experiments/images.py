@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
+import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from experiments.data import N_DRAWERS, load
 from experiments.data.splits import split_classes
-from experiments.methods import FROZEN, NETWORK, PLAIN, SCRATCH, TENSOR, Method
+from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN, SCRATCH, TENSOR, Method
 from experiments.models import conv4
-from experiments.parameters import Count, Dataset, Head, ParameterError, Rate, Some, TunedParameters
+from experiments.optimizers import OptimizerName, make
+from experiments.parameters import Count, Dataset, Distinct, Head, ParameterError, Rate, Some, TunedParameters
 from experiments.preparations.pretraining import Pretraining
 from experiments.preparations.scouting import Scouting
 from experiments.preparations.steps import made
+from experiments.protocol import LearningRate
 from gtl_core._engine.stacked import stack, stack_guide
 from gtl_core.guide import Displacement, Guide
 from gtl_core.guided import Guided
@@ -26,6 +29,8 @@ from gtl_core.tasks import rng
 
 ShotCount = Annotated[int, Field(ge=1, le=N_DRAWERS)]
 ZeroPoint = Literal["pretrained", "random"]
+ADAMS = ("adam", "adamw")  # whose rates are about a hundredth of descent's
+NONE = "none"  # of methods without scouts, in the place of their optimizer
 
 # In the order of tables; legends follow `BASIC`. Plain fine-tuning of a random network is training from scratch.
 METHODS = {
@@ -46,7 +51,7 @@ class ImageParameters(TunedParameters):
     scout_epochs: Count
     scout_learning_rate: Rate
 
-    def scouting(self, seed: int, zero_point: ZeroPoint, head: Head, n_way: int, **changes: int) -> Scouting:
+    def scouting(self, seed: int, zero_point: ZeroPoint, head: Head, n_way: int, **changes: Any) -> Scouting:
         """What has to be scouted for tasks of ``n_way`` classes; ``changes`` replace fields of the `Scouting`."""
         epochs = self.pretraining_epochs if zero_point == "pretrained" else 0
         pretraining = Pretraining(dataset=self.dataset, seed=seed, channels=self.channels, epochs=epochs)
@@ -73,6 +78,55 @@ class ImageParameters(TunedParameters):
                     raise ParameterError(f"n_way = {n_way}: at most {len(classes)}, {known}")
 
 
+class OptimizersParameters(ImageParameters):
+    """Of experiments that ask which optimizer trained the scouts, and which one trains on the tasks."""
+
+    optimizers: Distinct[OptimizerName]  # of scouts and of what follows, in all pairs; twice the first one is the base
+    adam_rates: Some[Rate]
+    scout_adam_rate: Rate
+
+    @model_validator(mode="after")
+    def _same_budget(self) -> Self:
+        if len(self.adam_rates) != len(self.learning_rates):
+            raise ValueError(f"adam_rates: must be as many as learning_rates, which are {len(self.learning_rates)}")
+        return self
+
+    def scouting(self, seed: int, zero_point: ZeroPoint, head: Head, n_way: int, **changes: Any) -> Scouting:
+        """As the base's; scouts of an ``optimizer`` other than SGD have the rate that suits it."""
+        if changes.setdefault("optimizer", self.optimizers[0]) in ADAMS:
+            changes["learning_rate"] = self.scout_adam_rate
+        return super().scouting(seed, zero_point, head, n_way, **changes)
+
+    def rates(self, optimizer: OptimizerName) -> list[LearningRate]:
+        """Those that every method tries with it."""
+        return [LearningRate(rate) for rate in (self.adam_rates if optimizer in ADAMS else self.learning_rates)]
+
+    def crossed(self, zero_point: ZeroPoint, every: bool) -> list[tuple[str, OptimizerName, str]]:
+        """Of each method: what trained its scouts (``none`` if it has none), what trains it, and its name; in the base,
+        or (``every``) in all pairs, the base first."""
+        pairs = list(product(self.optimizers, repeat=2))[: None if every else 1]
+        rows = [(s if BASIC[m].guide else NONE, o, m) for s, o in pairs for m in METHODS[zero_point]]
+        return list(dict.fromkeys(rows))
+
+
+def by_scouts(frame: pd.DataFrame, condition: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """For every condition and every optimizer that trained scouts: both as columns, and all methods' rows.
+
+    Methods without scouts take part in all.
+    """
+    for key, rows in frame.groupby(list(condition), sort=False):
+        for scouts in rows["scouts"].unique():
+            if scouts != NONE:
+                there = rows[rows["scouts"].isin([scouts, NONE])]
+                yield dict(zip(condition, key, strict=True)) | {"scouts": scouts}, there
+
+
+def of_base_optimizers(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows under the optimizers of the first guided one."""
+    first = frame[frame["scouts"] != NONE].iloc[0]
+    return frame[(frame["optimizer"] == first["optimizer"]) & frame["scouts"].isin([first["scouts"], NONE])]
+
+
 class SideBySide(NamedTuple):
     """Copies of one network that are trained side by side, each on a task of its own.
 
@@ -90,7 +144,7 @@ def start(
     method: Method,
     learning_rate: float,
     n_copies: int,
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+    optimizer: OptimizerName = "sgd",
 ) -> SideBySide:
     """A method at the zero point that scouts started from, with the guide that they found for it, if it has one."""
     guide = method.guide(displacement) if method.guide else None
@@ -103,13 +157,13 @@ def start_from(
     learning_rate: float,
     n_copies: int,
     head_only: bool = False,
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+    optimizer: OptimizerName = "sgd",
 ) -> SideBySide:
-    """Any network, once for each of ``n_copies`` tasks, and ``optimizer(parameters, lr=learning_rate)`` for them all,
-    inside a `Guided` if there is a guide. ``head_only``: the body stays as it is."""
+    """Any network, once for each of ``n_copies`` tasks, and one of the `OPTIMIZERS` for them all, inside a `Guided` if
+    there is a guide. ``head_only``: the body stays as it is."""
     trained, view = (zero_point.head, partial(_features, zero_point.body)) if head_only else (zero_point, nn.Identity())
     model = stack([trained] * n_copies)
-    steps = optimizer(model.parameters(), lr=learning_rate)
+    steps = make(optimizer, model.parameters(), learning_rate)
     return SideBySide(view, model, Guided(steps, model, stack_guide(guide, n_copies)) if guide is not None else steps)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from experiments.optimizers import OptimizerName
 from gtl_core.guide import Displacement, Guide
 
 Predictor = Callable[[Tensor], Tensor]  # queries [M, S, ...] of S tasks -> scores [M, S, n_way], the largest one wins
@@ -38,7 +39,8 @@ class Method:
     adapt: learns tasks from their support, ``adapt(start, inputs [N, S, ...], labels, rate, parameters) -> Predictor``.
     has_rate: whether there is a learning rate, or what stands for one, to choose.
     passes: network passes of one task, see `experiments.costs`.
-    guide: its guide, made from a displacement; None: it has none. head_only: the body stays as it is.
+    guide: its guide, made from a displacement; None: it has none. scouts: the optimizer that trained them, where the
+    experiment leaves it to the method. head_only: the body stays as it is.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Method:
     has_rate: bool = True
     passes: Callable[..., float] | None = None
     guide: Callable[[Displacement], Guide] | None = None
+    scouts: OptimizerName = "sgd"
     head_only: bool = False
 
     @property

@@ -33,6 +33,7 @@ from experiments.methods import (
     Predictor,
     table,
 )
+from experiments.optimizers import ADAM_PER_RATE, make
 from gtl_core.tasks import Episode, rng, to_float
 
 MULTI_TASK = Family("multi-task", "#A6761D")
@@ -40,7 +41,6 @@ META_LEARNING = Family("meta-learning", "#000000")
 COMPARING = Family("learning to compare", "#CC79A7")
 
 C_PER_RATE = 100  # what stands for a learning rate of descent, so that all try as many values: the classifiers' C
-ADAM_PER_RATE = 0.01  # and the rate of Adam, with which Reptile adapts the network of the literature
 COMPARE_WAYS = 20
 REPTILE_SHOTS, REPTILE_STEPS = 10, 5  # of the published 5-way runs
 OPTIMIZER_STEPS = 5
@@ -200,6 +200,10 @@ def _reptile_optimizer(model: nn.Module, start: Start, rate: float, p: Any) -> t
     return transfer.descent(model, start, rate, p)
 
 
+def _adam(model: nn.Module, start: Start, rate: float, p: Any) -> torch.optim.Optimizer:
+    return make("adam", model.parameters(), ADAM_PER_RATE * rate)
+
+
 def _by_rule(model: nn.Module, start: Start, rate: float, p: Any) -> torch.optim.Optimizer:
     rule = learned_optimizer.StepRule(scale=p.inner_rate, generator=rng(0))
     rule.load_state_dict(start.extra)
@@ -224,6 +228,12 @@ def _tuned(row: Method, adapt: FineTuning | ProbeThenFineTuning, **others: Any) 
 
 def _guided(row: Method, **others: Any) -> Method:
     return _tuned(row, FineTuning(guide=row.guide), **others)
+
+
+def _by_adam(row: Method, **training: Any) -> Method:
+    """The row with Adam in the place of descent, for scouts, too, if it has any."""
+    names = {"name": f"{row.name}_adam", "label": f"{row.label}, Adam", "scouts": "adam"}
+    return _tuned(replace(row, **names), FineTuning(_adam, guide=row.guide, **training))
 
 
 def _untrained(name: str, label: str, family: Family, adapt: Adapt, has_rate: bool = False, **others: Any) -> Method:
@@ -268,6 +278,8 @@ NEIGHBOURS = table(
         _untrained("relation", "Relation", COMPARING, _compared(_relate), prepare=RELATION),
         _guided(TENSOR),
         _guided(NETWORK),
+        *(_by_adam(PLAIN), _by_adam(FROZEN, n_frozen=4), _by_adam(TENSOR), _by_adam(NETWORK)),
+        _guided(replace(NETWORK, name="guided_adam_scouts", label="guided, scouts by Adam", scouts="adam")),
         _guided(replace(NETWORK, name="guided_reptile", label="guided, from Reptile"), prepare=REPTILE),
         _guided(replace(NETWORK, name="guided_hard_sharing", label="guided, from hard sharing"), prepare=HARD_SHARING),
     ]

@@ -127,7 +127,7 @@ def auc(ones: np.ndarray, others: np.ndarray, z: float = 1.96) -> tuple[float, f
 
 # The columns along which a variant has several results; all others tell variants apart: the method, and its condition.
 ALONG = ("seed", "learning_rate", "task", "step", "metric", "value")
-METHOD = ("method", "n_scouts", "scout_n_shot")
+METHOD = ("method", "scouts", "n_scouts", "scout_n_shot")
 
 
 def variant_columns(frame: pd.DataFrame) -> list[str]:

@@ -13,6 +13,7 @@ from torch import nn
 from experiments.baselines.continual import EWC, L2SP, Memory, Replay, SynapticIntelligence
 from experiments.data import SIDE
 from experiments.methods import FROZEN, NETWORK, PLAIN, TENSOR, Family, Method, table
+from experiments.optimizers import OptimizerName
 from experiments.ranking import rank
 from experiments.statistics import paired
 
@@ -33,7 +34,8 @@ class StreamMethod(Method):
 
     memory: made for every job. strength: what 1 means for its springs, about where that begins to matter; 0: there is
     none to choose. kept: numbers for each parameter of the network, beside the network itself; keeps_images: and those.
-    adds_to: the method that differs from it by a guide alone.
+    adds_to: the method that differs from it by a guide alone. optimizer: what trains it, by Adam at a hundredth of the
+    rate.
     """
 
     memory: Callable[[Learner], Memory | None] = lambda learner: None
@@ -41,6 +43,7 @@ class StreamMethod(Method):
     kept: int = 0
     keeps_images: bool = False
     adds_to: str = ""
+    optimizer: OptimizerName = "sgd"
 
     def stored(self, n_values: int, capacity: int) -> int:
         """Numbers kept beside a network of ``n_values`` parameters, ``capacity`` images among them if any are."""
@@ -67,7 +70,16 @@ _SYNAPTIC = _continual(
     strength=0.3,
     kept=3,
 )
+
+
+def _by_adam(row: Method, **more) -> StreamMethod:
+    """The row with Adam in the place of descent, for scouts, too, if it has any; Adam keeps two moments."""
+    names = {"name": f"{row.name}_adam", "label": f"{row.label}, Adam", "scouts": "adam", "optimizer": "adam"}
+    return StreamMethod(**(vars(row) | names | more))
+
+
 _REPLAY = _continual("replay", "replay", "#000000", lambda it: Replay(it.capacity, it.generator), keeps_images=True)
+_NETWORK = StreamMethod(**vars(NETWORK), kept=1)
 METHODS = table(
     [
         StreamMethod(**vars(FROZEN)),
@@ -77,7 +89,9 @@ METHODS = table(
         _SYNAPTIC,
         _REPLAY,
         StreamMethod(**vars(TENSOR), kept=1),
-        StreamMethod(**vars(NETWORK), kept=1),
+        _NETWORK,
+        *(_by_adam(FROZEN), _by_adam(PLAIN, kept=2), _by_adam(TENSOR, kept=3), _by_adam(NETWORK, kept=3)),
+        replace(_NETWORK, name="guided_adam_scouts", label="guided, scouts by Adam", scouts="adam"),
         replace(_EWC, name="guided_ewc", label="guided + EWC", guide=NETWORK.guide, kept=3, adds_to="ewc"),
         replace(_REPLAY, name="guided_replay", label="guided + replay", guide=NETWORK.guide, kept=1, adds_to="replay"),
     ]

@@ -21,7 +21,7 @@ from experiments.e03_forgetting.run import (
     run,
     verdicts,
 )
-from experiments.images import start, zero_point_of
+from experiments.images import of_base_optimizers, start, zero_point_of
 from experiments.methods import BASIC, FROZEN
 from experiments.models import conv4, new_head
 from experiments.parameters import ParameterError
@@ -38,7 +38,8 @@ from gtl_core.training import accuracy, fit
 
 SMALL = dict(
     dataset="glyphs", seed=0, n_seeds=2, n_streams=3, n_tuning_streams=1, n_way=3, n_rounds=3, n_query=4,
-    first_epochs=3, epochs=[2, 1], learning_rates=[0.01, 0.1], heads=["zero", "random"],
+    first_epochs=3, epochs=[2, 1], optimizers=["sgd", "adam"], learning_rates=[0.01, 0.1], adam_rates=[0.001, 0.01],
+    scout_adam_rate=0.001, heads=["zero", "random"],
     streams=["single", "shuffled", "per_class"], zero_points=["pretrained", "random"], channels=8,
     pretraining_epochs=1, n_scouts=2, scout_n_shot=3, scout_epochs=2, scout_learning_rate=0.1, results="",
     prepared="", workers=2,
@@ -102,8 +103,9 @@ def test_equal_parameters_share_a_key_and_others_do_not():
 
 
 def test_notebooks_with_the_same_network_share_its_preparation():
-    parameters = ForgettingParameters.parse(SMALL)
-    more_streams = ForgettingParameters.parse(SMALL | {"n_streams": 7, "epochs": [9]})
+    of_sgd = SMALL | {"optimizers": ["sgd"]}
+    parameters = ForgettingParameters.parse(of_sgd)
+    more_streams = ForgettingParameters.parse(of_sgd | {"n_streams": 7, "epochs": [9]})
     assert [p.key for p in parameters.preparations()] == [p.key for p in more_streams.preparations()]
     one, other, unlike = parameters.preparations()[:3]  # of one seed: two heads, and a random network
     assert one.key != other.key and one.needs() == other.needs()
@@ -167,7 +169,8 @@ def small():
 
 
 def rows_of(frame, condition):
-    return frame[(frame[["zero_point", "head", "stream", "epochs"]] == condition).all(axis=1)]
+    """Under a condition, with the optimizers of the base."""
+    return of_base_optimizers(frame[(frame[["zero_point", "head", "stream", "epochs"]] == condition).all(axis=1)])
 
 
 def test_the_experiment_is_complete_and_paired(small):
@@ -187,7 +190,7 @@ def test_the_experiment_is_complete_and_paired(small):
     assert set(tuning.groupby(["metric", *ForgettingVariant._fields]).size()) == {4}
     table = verdicts(small)
     first, last = first_and_last(at_chosen_rates(rows_of(small, conditions[0]), "same").query("metric == 'accuracy'"))
-    row = table[(table["tuned_on"] == "same") & (table["comparison"] == "guided - plain")].iloc[0]
+    row = table[(table["tuned_on"] == "same") & (table["comparison"] == "guided - plain")].iloc[0]  # by SGD, of SGD
     expected = difference(last["guided_network"], last["plain"])
     assert {name: row[name] for name in expected} == expected
     gained = table[(table["tuned_on"] == "same") & (table["comparison"] == "plain: last - first")].iloc[0]
@@ -219,6 +222,7 @@ def test_the_experiment_does_not_depend_on_the_number_of_workers(small):
 
 def test_another_seed_changes_the_numbers(small):
     only = {"streams": ["single"], "heads": ["zero"], "epochs": [2], "zero_points": ["pretrained"]}
+    only |= {"optimizers": ["sgd"]}
     other = run(ForgettingParameters.parse(SMALL | only | {"seed": 1}))
     base = (small["stream"] == "single") & (small["epochs"] == 2) & (small["zero_point"] == "pretrained")
     ours = small[base & (small["head"] == "zero") & (small["metric"] == "accuracy")]
@@ -228,7 +232,8 @@ def test_another_seed_changes_the_numbers(small):
 
 
 def test_prepared_files_are_used_and_missing_ones_are_named(tmp_path):
-    parameters = ForgettingParameters.parse(SMALL | {"n_seeds": 1, "heads": ["zero"], "zero_points": ["pretrained"]})
+    one = {"n_seeds": 1, "heads": ["zero"], "zero_points": ["pretrained"], "optimizers": ["sgd"]}
+    parameters = ForgettingParameters.parse(SMALL | one)
     scoutings = parameters.preparations()
     with pytest.raises(ParameterError, match="1 of 1 preparations for these parameters are not there"):
         parameters.model_copy(update={"prepared": str(tmp_path)}).displacements()

@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 
 from experiments.e01_one_shot.run import OneShotParameters, accuracies, along, octaves, pictures, with_all_scouts
 from experiments.experiment import Experiment
+from experiments.images import NONE, by_scouts, of_base_optimizers
 from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN
+from experiments.optimizers import LABELS as OPTIMIZERS
 from experiments.statistics import alike, by_seed_and_task, mean_interval, rows_where
 from experiments.style import HEADS, drawing, of_methods, rate_axis
 
@@ -58,7 +60,7 @@ def _signs(axis: Axes, right: pd.DataFrame) -> None:
 
 def one_shot(frame: pd.DataFrame) -> Figure:
     """Test accuracy by method with 95 % intervals: columns by task, rows by how rates were chosen."""
-    frame = with_all_scouts(frame)
+    frame = of_base_optimizers(with_all_scouts(frame))
     tasks, conditions = _tasks(frame), _conditions(frame)
     size = (3.2 * len(tasks) + 0.8, 6.4)
     with drawing(2, len(tasks), size, LABELS, sharey=True, sharex="col") as (figure, axes):
@@ -67,16 +69,44 @@ def one_shot(frame: pd.DataFrame) -> Figure:
             for axis, (n_way, n_shot) in zip(row, tasks, strict=True):
                 for y, (zero_point, head) in enumerate(conditions):
                     here = rows_where(test, zero_point=zero_point, head=head, n_way=n_way, n_shot=n_shot)
-                    by_method = of_methods(here, METHODS)
-                    for i, (method, values) in enumerate(by_method):
-                        estimate = mean_interval(100 * by_seed_and_task(values))
-                        at = y + 0.18 * (i - (len(by_method) - 1) / 2)
-                        axis.hlines(at, estimate.low, estimate.high, color=method.colour, linewidth=2)
-                        axis.plot(estimate.mean, at, "o", color=method.colour, markersize=5, label=method.label)
+                    _dots(axis, y, here)
                 axis.set(title=f"{n_way}-way {n_shot}-shot\n{title}", ylim=(len(conditions) - 0.5, -0.5))
                 axis.set(yticks=range(len(conditions)), yticklabels=conditions.values(), xlabel="accuracy (%)")
                 axis.axvline(100 / n_way, color="#BBBBBB", linewidth=0.8, linestyle=":")
                 axis.label_outer()
+    return figure
+
+
+def _dots(axis: Axes, y: float, rows: pd.DataFrame) -> None:
+    """The mean accuracy of every method with its 95 % interval, one below the other around ``y``."""
+    by_method = of_methods(rows, METHODS)
+    for i, (method, values) in enumerate(by_method):
+        estimate = mean_interval(100 * by_seed_and_task(values))
+        at = y + 0.18 * (i - (len(by_method) - 1) / 2)
+        axis.hlines(at, estimate.low, estimate.high, color=method.colour, linewidth=2)
+        axis.plot(estimate.mean, at, "o", color=method.colour, markersize=5, label=method.label)
+
+
+def one_shot_optimizers(frame: pd.DataFrame) -> Figure:
+    """Test accuracy by method, each at its best rate, with 95 % intervals: rows by optimizer, a panel per head.
+
+    First kind of episode, pretrained. Methods without scouts stand in every row of the optimizer that trains them.
+    """
+    test = accuracies(with_all_scouts(frame), "first")
+    test = alike(test, "zero_point", "n_way", "n_shot")
+    heads = [head for head in HEADS if head in set(test["head"])]
+    n_pairs = len(test.loc[test["scouts"] != NONE, ["scouts", "optimizer"]].drop_duplicates())
+    size = (4.2 * len(heads) + 1, 0.75 * n_pairs + 2.1)
+    with drawing(1, len(heads), size, LABELS, sharex=True, sharey=True) as (figure, axes):
+        for axis, head in zip(axes[0], heads, strict=True):
+            names = []
+            for y, (pair, found) in enumerate(by_scouts(test[test["head"] == head], ["optimizer"])):
+                names.append(f"scouts: {OPTIMIZERS[pair['scouts']]},\nthen: {OPTIMIZERS[pair['optimizer']]}")
+                _dots(axis, y, found)
+            axis.set(title=HEADS[head], xlabel="accuracy (%)", ylim=(len(names) - 0.5, -0.5))
+            axis.set_yticks(range(len(names)), names)
+        n = f"{test['seed'].nunique()} networks"
+        figure.suptitle(f"Which optimizer trained the scouts,\nand which one the network on the episode ({n})")
     return figure
 
 
@@ -88,7 +118,7 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
     with drawing(2, 2, (8.2, 5.6), LABELS, sharey="row", sharex="col") as (figure, axes):
         for row, (tuned_on, title) in zip(axes, TUNED_ON.items(), strict=True):
             test = accuracies(frame, tuned_on)
-            flat = alike(with_all_scouts(test), "zero_point", "head", "n_way", "n_shot")
+            flat = alike(of_base_optimizers(with_all_scouts(test)), "zero_point", "head", "n_way", "n_shot")
             for axis, (what, label) in zip(row, SATURATION.items(), strict=True):
                 scouted = along(test, what)
                 estimate, numbers = mean_interval(100 * by_seed_and_task(scouted, what)), sorted(scouted[what].unique())
@@ -106,7 +136,7 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
 
 def one_shot_rates(frame: pd.DataFrame) -> Figure:
     """Accuracy on tuning episodes against the learning rate; bars below: the rates within two points of the best."""
-    frame = with_all_scouts(frame)
+    frame = of_base_optimizers(with_all_scouts(frame))
     tasks, conditions = _tasks(frame), _conditions(frame)
     size = (3.2 * len(tasks) + 0.6, 1.0 + 2.4 * len(conditions))
     tuning, ranges = frame[frame["metric"] == "validation_first"], octaves(frame)
@@ -142,9 +172,10 @@ def _conditions(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
     return {(z, head): f"pretrained,\n{HEADS[head]}" if z == "pretrained" else "not pretrained" for z, head in found}
 
 
+DRAWN = (one_shot, one_shot_examples, one_shot_optimizers, one_shot_rates, one_shot_saturation)
 EXPERIMENT = Experiment(
     "one_shot",
     "01_one_shot",
     OneShotParameters,
-    {draw.__name__: draw for draw in (one_shot, one_shot_examples, one_shot_rates, one_shot_saturation)},
+    {draw.__name__: draw for draw in DRAWN},
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial, reduce
 from itertools import chain, pairwise, product
 from operator import add
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,9 @@ from experiments.baselines.few_shot import groups, side_by_side
 from experiments.data import load
 from experiments.data.splits import split_classes
 from experiments.episodes import SIDE_BY_SIDE, EpisodeParameters, Task, accuracy_rows
-from experiments.images import METHODS, ShotCount, ZeroPoint, start
+from experiments.images import NONE, OptimizersParameters, ShotCount, ZeroPoint, by_scouts, start
 from experiments.methods import BASIC, NETWORK, TENSOR
+from experiments.optimizers import OptimizerName
 from experiments.parameters import Count, Distinct, Head
 from experiments.preparations.scouting import Scouting
 from experiments.protocol import Job, LearningRate, Row, rates_to_test, tune_and_test
@@ -29,7 +30,7 @@ from gtl_core.guide import Displacement
 from gtl_core.tasks import Episode, rng, sample_episode
 from gtl_core.training import correct, fit
 
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+CONDITION = ("zero_point", "head", "n_way", "n_shot", "optimizer")
 TUNED_ON = ("first", "same")  # how rates are chosen, see `choose_rates`
 N_SHOWN = 2  # episodes, and queries per class of each, that are kept as pictures
 N_SHOWN_QUERIES = 3
@@ -42,6 +43,8 @@ class OneShotVariant(NamedTuple):
     head: Head
     n_way: int
     n_shot: int
+    scouts: str  # their optimizer; none where there are no scouts
+    optimizer: OptimizerName
     method: str
     n_scouts: int
     scout_n_shot: int
@@ -53,22 +56,22 @@ def _increasing(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
-class OneShotParameters(EpisodeParameters):
+class OneShotParameters(EpisodeParameters, OptimizersParameters):
     """See the notebook's parameter cell for what each one means."""
 
-    optimizer: Literal[*OPTIMIZERS] = "sgd"
     n_query: Annotated[int, Field(ge=N_SHOWN_QUERIES)]
     saturation_scouts: Annotated[tuple[Count, ...], AfterValidator(_increasing)]
     saturation_n_shots: Distinct[ShotCount]
 
     def variants(self) -> list[OneShotVariant]:
-        """Every method for every task and head, and without pretraining for the first task (a random network's head is
-        as random as the rest of it); then, for the first condition, the other numbers of scouts and images."""
+        """Every method for every task and head, for the first task with all pairs of optimizers, and without
+        pretraining for the first task (a random network's head is as random as the rest of it); then, for the first
+        condition, the other numbers of scouts and images."""
         conditions = [*product(["pretrained"], self.heads, self.tasks), ("random", "random", self.tasks[0])]
         variants = [
-            OneShotVariant(zero_point, head, *Task.parse(task), method, self.n_scouts, self.scout_n_shot)
+            OneShotVariant(zero_point, head, *Task.parse(task), *method, self.n_scouts, self.scout_n_shot)
             for zero_point, head, task in conditions
-            for method in METHODS[zero_point]
+            for method in self.crossed(zero_point, (zero_point, task) == ("pretrained", self.tasks[0]))
         ]
         base = next(v for v in variants if v.method == NETWORK.name)
         variants += [base._replace(n_scouts=n) for n in self.saturation_scouts if n != base.n_scouts]
@@ -79,7 +82,8 @@ class OneShotParameters(EpisodeParameters):
         """Whose displacements, added, are the variant's. Larger numbers of scouts contain the smaller ones."""
         v, fewer = variant, [n for n in self.saturation_scouts if n <= variant.n_scouts]
         ends = [self.n_scouts] if v.n_scouts == self.n_scouts else fewer
-        scouting = partial(self.scouting, seed, v.zero_point, v.head, v.n_way, n_shot=v.scout_n_shot)
+        by = {"optimizer": self.optimizers[0] if v.scouts == NONE else v.scouts, "n_shot": v.scout_n_shot}
+        scouting = partial(self.scouting, seed, v.zero_point, v.head, v.n_way, **by)
         return [scouting(first_scout=a, n_scouts=b - a) for a, b in pairwise((0, *ends))]
 
     def preparations(self) -> list[Scouting]:
@@ -102,7 +106,7 @@ def run(p: OneShotParameters) -> pd.DataFrame:
     rows, tested = tune_and_test(
         p,
         p.variants(),
-        settings=lambda variant: [LearningRate(rate) for rate in p.learning_rates],
+        settings=lambda variant: p.rates(variant.optimizer),
         start=lambda job: reduce(add, [scouted[scouting] for scouting in p.scoutings(job.seed, job.variant)]),
         measure=answers,
         record=lambda job, right: [job.row("validation_first", right.mean(), task="", step="")],
@@ -112,7 +116,8 @@ def run(p: OneShotParameters) -> pd.DataFrame:
     first, _ = tested[0]
     for job, right in tested:
         rows += [row | {"step": ""} for row in accuracy_rows(job, right.mean(1))]
-        condition = job.variant._replace(method=first.variant.method)
+        base = job.variant.scouts in (NONE, p.optimizers[0])
+        condition = job.variant._replace(method=first.variant.method, scouts=NONE if base else job.variant.scouts)
         if (job.seed, condition) == (first.seed, first.variant) and job.setting.learning_rate == best[job.variant]:
             for task, of_episode in enumerate(right[:N_SHOWN].reshape(N_SHOWN, -1, p.n_query)):
                 rows += _steps(job, "right", task, of_episode[:, :N_SHOWN_QUERIES])
@@ -134,7 +139,7 @@ def answers(job: Job, displacement: Displacement) -> np.ndarray:
     n_episodes = p.n_tuning_episodes if job.purpose == "validation" else p.n_episodes
     episodes, right = [episode(job, i) for i in range(n_episodes)], []
     for some in groups(episodes, max(1, SIDE_BY_SIDE // (v.n_way * v.n_shot))):
-        view, model, optimizer = start(displacement, BASIC[v.method], rate, len(some), OPTIMIZERS[p.optimizer])
+        view, model, optimizer = start(displacement, BASIC[v.method], rate, len(some), v.optimizer)
         support, labels = side_by_side([one.support for one in some])
         fit(model, view(support), labels, optimizer, epochs=p.epochs, loss=stacked_cross_entropy)
         queries, labels = side_by_side([one.query for one in some])
@@ -178,7 +183,8 @@ def along(frame: pd.DataFrame, what: str) -> pd.DataFrame:
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Guided (``guided``: network scope) minus its rivals: one row per (tuned_on, zero_point, head, task, comparison).
+    """Guided (``guided``: network scope) minus its rivals: one row per (tuned_on, zero_point, head, task, optimizer,
+    scouts, comparison).
 
     tuned_on: see `choose_rates`. With the mean paired difference in accuracy, its 95 % interval from ``low`` to
     ``high``, ``n``, and all of it as ``text``.
@@ -186,11 +192,11 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for tuned_on in TUNED_ON:
         test = accuracies(with_all_scouts(frame), tuned_on)
-        for (zero_point, head, *task), found in test.groupby(["zero_point", "head", "n_way", "n_shot"], sort=False):
-            by_method = dict(list(found.groupby("method")))
+        for condition, found in by_scouts(test, CONDITION):
+            task, by_method = Task(condition.pop("n_way"), condition.pop("n_shot")), dict(list(found.groupby("method")))
             rivals = [("guided", NETWORK, name) for name in by_method if name != NETWORK.name]
             rivals += [("guided_tensor", TENSOR, name) for name in by_method if not BASIC[name].guide]
-            key = {"tuned_on": tuned_on, "zero_point": zero_point, "head": head, "task": str(Task(*task))}
+            key = {"tuned_on": tuned_on, **condition, "task": str(task)}
             for label, guided, name in rivals:
                 compared = difference(by_method[guided.name], by_method[name], "episodes")
                 rows.append(key | {"comparison": f"{label} - {name}"} | compared)

@@ -6,10 +6,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.e03_forgetting.run import CONDITION, ForgettingParameters
+from experiments.e03_forgetting.run import ForgettingParameters, ForgettingVariant
 from experiments.experiment import Experiment
+from experiments.images import by_scouts, of_base_optimizers
 from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN, SCRATCH
-from experiments.statistics import at_chosen_rates, choose_rates
+from experiments.optimizers import LABELS as OPTIMIZERS
+from experiments.statistics import alike, at_chosen_rates, choose_rates
 from experiments.style import HEADS, TUNED_ON, drawing, of_methods, rate_axis
 
 METHODS = list(BASIC.values())
@@ -25,7 +27,7 @@ STREAMS = {
 
 def _condition(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
     """The rows of one condition, with every head; what is not named is as in the first row, the experiment's base."""
-    base = frame.iloc[0]
+    base, frame = frame.iloc[0], of_base_optimizers(frame)
     for column in ("zero_point", "stream", "epochs"):
         frame = frame[frame[column] == values.get(column, base[column])]
     return frame
@@ -87,6 +89,24 @@ def forgetting_conditions(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def forgetting_optimizers(frame: pd.DataFrame) -> Figure:
+    """As `forgetting_conditions`, under the base condition: columns by the optimizers of scouts and of the stream."""
+    first = frame.iloc[0]
+    frame = _of_first_head(alike(frame, "zero_point", "stream", "epochs"))
+    pairs = [pair for pair, _ in by_scouts(frame, ["optimizer"])]
+    ways = {"same": "(plain's rate for all)", "last": "(each its best rate)"}
+    with drawing(2, len(pairs), (2.5 * len(pairs) + 0.5, 5.4), LABELS, sharey=True, sharex=True) as (figure, axes):
+        for row, (tuned_on, way) in zip(axes, ways.items(), strict=True):
+            test = at_chosen_rates(frame, tuned_on)
+            for axis, (pair, found) in zip(row, by_scouts(test, ["optimizer"]), strict=True):
+                _curves(axis, found)
+                names = (OPTIMIZERS[pair["scouts"]], OPTIMIZERS[pair["optimizer"]])
+                axis.set_title("scouts: {}, then: {}\n{}".format(*names, way), fontsize=9)
+        head = HEADS[first["head"]]
+        figure.suptitle(f"Which optimizer trained the scouts, and which one then the network ({head})")
+    return figure
+
+
 def forgetting_classes(frame: pd.DataFrame) -> Figure:
     """Accuracy on each class over time: every column of a map is a step, every row a class.
 
@@ -136,7 +156,7 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
                 for method, rows in of_methods(tuning[tuning["head"] == head], METHODS):
                     mean = 100 * rows.groupby("learning_rate")["value"].mean()
                     axis.plot(mean, color=method.colour, marker="o", markersize=3, label=method.label)
-                    rate = chosen[(*rows[list(CONDITION)].iloc[0], method.name)]
+                    rate = chosen[tuple(rows[list(ForgettingVariant._fields)].iloc[0])]
                     axis.scatter(rate, mean[rate], s=80, facecolor="none", edgecolor=method.colour, linewidth=1.5)
                 axis.set(title=f"{HEADS[head]}: {when}", ylim=(0, 103), ylabel="validation accuracy (%)")
                 rate_axis(axis)
@@ -144,5 +164,12 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-DRAWN = (forgetting, forgetting_added, forgetting_classes, forgetting_conditions, forgetting_rates)
+DRAWN = (
+    forgetting,
+    forgetting_added,
+    forgetting_classes,
+    forgetting_conditions,
+    forgetting_optimizers,
+    forgetting_rates,
+)
 EXPERIMENT = Experiment("forgetting", "03_forgetting", ForgettingParameters, {draw.__name__: draw for draw in DRAWN})

@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator
 
-from experiments.images import METHODS, ZeroPoint, start
+from experiments.images import NONE, OptimizersParameters, ZeroPoint, by_scouts, start
 from experiments.methods import BASIC, NETWORK
+from experiments.optimizers import OptimizerName
 from experiments.parameters import Count, Head, distinct
 from experiments.preparations.scouting import Scouting
-from experiments.protocol import Job, LearningRate, Row, rates_to_test, tune_and_test
+from experiments.protocol import Job, Row, rates_to_test, tune_and_test
 from experiments.statistics import at_chosen_rates, choose_rates, difference
 from experiments.streams import (
     Course,
@@ -37,7 +38,7 @@ from gtl_core.tasks import Stream
 TUNED_ON = ("same", "first", "careful", "last")  # how rates are chosen, see `choose_rates`
 
 
-class ForgettingParameters(StreamParameters):
+class ForgettingParameters(StreamParameters, OptimizersParameters):
     """See the notebook's parameter cell for what each one means."""
 
     epochs: tuple[Count, ...] = Field(min_length=1)
@@ -50,20 +51,25 @@ class ForgettingParameters(StreamParameters):
         return distinct(values)
 
     def preparations(self) -> list[Scouting]:
-        starts = dict.fromkeys((variant.zero_point, variant.head) for variant in self.variants())
-        return [self.scouting(seed, *point, self.n_way) for seed, point in product(self.seeds(), starts)]
+        pairs = product(self.seeds(), self.variants())
+        return list(dict.fromkeys(self.scouting_of(seed, variant) for seed, variant in pairs))
+
+    def scouting_of(self, seed: int, variant: ForgettingVariant) -> Scouting:
+        """Whose displacement has the variant's zero point and, if it has scouts, theirs."""
+        by = self.optimizers[0] if variant.scouts == NONE else variant.scouts
+        return self.scouting(seed, variant.zero_point, variant.head, self.n_way, optimizer=by)
 
     def variants(self) -> list[ForgettingVariant]:
-        """The first zero point, stream and number of epochs with every head; then each other one of these in its place,
-        with the first head."""
+        """The first zero point, stream and number of epochs with every head and pair of optimizers; then each other one
+        of these in its place, with the first head."""
         base = (self.zero_points[0], self.streams[0], self.epochs[0])
         conditions = [(base, head) for head in self.heads]
         for i, values in enumerate((self.zero_points, self.streams, self.epochs)):
             conditions += [((*base[:i], value, *base[i + 1 :]), self.heads[0]) for value in values[1:]]
         return [
-            ForgettingVariant(zero_point, head, stream, epochs, method)
-            for (zero_point, stream, epochs), head in conditions
-            for method in METHODS[zero_point]
+            ForgettingVariant(*condition[:1], head, *condition[1:], *method)
+            for condition, head in conditions
+            for method in self.crossed(condition[0], condition == base)
         ]
 
 
@@ -74,10 +80,12 @@ class ForgettingVariant(NamedTuple):
     head: Head
     stream: Stream
     epochs: int
+    scouts: str  # their optimizer; none where there are no scouts
+    optimizer: OptimizerName
     method: str
 
 
-CONDITION = ForgettingVariant._fields[:-1]
+CONDITION = ("zero_point", "head", "stream", "epochs", "optimizer")
 
 
 def run(p: ForgettingParameters) -> pd.DataFrame:
@@ -99,8 +107,8 @@ def run(p: ForgettingParameters) -> pd.DataFrame:
     rows, tested = tune_and_test(
         p,
         p.variants(),
-        settings=lambda variant: [LearningRate(rate) for rate in p.learning_rates],
-        start=lambda job: scouted[p.scouting(job.seed, job.variant.zero_point, job.variant.head, p.n_way)],
+        settings=lambda variant: p.rates(variant.optimizer),
+        start=lambda job: scouted[p.scouting_of(job.seed, job.variant)],
         measure=_learn,
         record=_validation,
         choose=partial(rates_to_test, tuned_on=TUNED_ON),
@@ -121,9 +129,8 @@ def run(p: ForgettingParameters) -> pd.DataFrame:
 
 def _learn(job: Job, displacement: Displacement) -> Course:
     v, copies = job.variant, job.parameters.copies(job.purpose)
-    return learn_streams(
-        job, v.stream, v.epochs, *start(displacement, BASIC[v.method], job.setting.learning_rate, copies)
-    )
+    copied = start(displacement, BASIC[v.method], job.setting.learning_rate, copies, v.optimizer)
+    return learn_streams(job, v.stream, v.epochs, *copied)
 
 
 def _validation(job: Job, course: Course) -> list[Row]:
@@ -166,12 +173,12 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for tuned_on in TUNED_ON:
         test = at_chosen_rates(frame, tuned_on)
-        for condition, accuracy in test[test["metric"] == "accuracy"].groupby(list(CONDITION), sort=False):
+        for condition, accuracy in by_scouts(test[test["metric"] == "accuracy"], CONDITION):
             first, last = first_and_last(accuracy)
             guided = last[NETWORK.name]
             pairs = {f"guided - {m}": (guided, last[m]) for m in last if m != NETWORK.name}
             pairs |= {f"{m}: last - first": (last[m], first[m]) for m in last}
-            key = {"tuned_on": tuned_on} | dict(zip(CONDITION, condition, strict=True))
+            key = {"tuned_on": tuned_on, **condition}
             rows += [key | {"comparison": name} | difference(*pair) for name, pair in pairs.items()]
     return pd.DataFrame(rows)
 

@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
 from experiments.images import start
+from experiments.optimizers import ADAM_PER_RATE
 from experiments.parameters import Count, Head, Rate, distinct
 from experiments.preparations.scouting import Scouting
 from experiments.protocol import Job, best_to_test, tune_and_test
@@ -68,7 +69,15 @@ class ForgettingNeighboursParameters(StreamParameters):
         return self
 
     def preparations(self) -> list[Scouting]:
-        return [self.scouting(seed, "pretrained", head, self.n_way) for seed, head in product(self.seeds(), self.heads)]
+        triples = product(self.seeds(), self.heads, self.methods)
+        return list(dict.fromkeys(self.scouting_of(seed, StreamVariant(*variant)) for seed, *variant in triples))
+
+    def scouting_of(self, seed: int, variant: StreamVariant) -> Scouting:
+        """What leaves the variant's zero point and, if it has a guide, its scouts' displacement."""
+        method = METHODS[variant.method]
+        by = {"optimizer": "adam", "learning_rate": ADAM_PER_RATE * self.scout_learning_rate}
+        of_adam = method.guide and method.scouts == "adam"
+        return self.scouting(seed, "pretrained", variant.head, self.n_way, **(by if of_adam else {}))
 
     def settings(self, method: str) -> list[StrengthSetting]:
         """Equally many for every method: with a strength to choose, every k-th of the rates, from the middle of the
@@ -97,7 +106,7 @@ def run(p: ForgettingNeighboursParameters) -> pd.DataFrame:
         p,
         [StreamVariant(*pair) for pair in product(p.heads, p.methods)],
         settings=lambda variant: p.settings(variant.method),
-        start=lambda job: scouted[p.scouting(job.seed, "pretrained", job.variant.head, p.n_way)],
+        start=lambda job: scouted[p.scouting_of(job.seed, job.variant)],
         measure=_learn,
         record=lambda job, course: [job.row("validation", course.accuracy[:, -1].mean(), task="", step="")],
         choose=partial(best_to_test, variant=StreamVariant, setting=StrengthSetting),
@@ -115,7 +124,8 @@ def run(p: ForgettingNeighboursParameters) -> pd.DataFrame:
 
 def _learn(job: Job, displacement: Displacement) -> Course:
     p, method, setting = job.parameters, METHODS[job.variant.method], job.setting
-    view, model, optimizer = start(displacement, method, setting.learning_rate, p.copies(job.purpose))
+    rate = setting.learning_rate * (ADAM_PER_RATE if method.optimizer == "adam" else 1)
+    view, model, optimizer = start(displacement, method, rate, p.copies(job.purpose), method.optimizer)
     generator = rng(job.seed, job.purpose, "replay")
     memory = method.memory(Learner(model, optimizer, setting.strength * method.strength, p.capacity, generator))
     return learn_streams(job, p.stream, p.epochs, view, model, optimizer, memory)

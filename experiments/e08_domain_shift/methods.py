@@ -57,6 +57,8 @@ METHODS = table(
             for whose in ("source", "target")
             for m in ("guided_tensor", "guided_network")
         ),
+        *(_row(m, SOURCE_ALONE) for m in ("frozen_adam", "plain_adam")),
+        *(_row(m, SCOUTED, scouts="target") for m in ("guided_network_adam", "guided_adam_scouts")),
     ]
 )
 BY_KEY = {row.key: row for row in METHODS.values()}

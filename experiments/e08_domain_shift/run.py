@@ -75,8 +75,7 @@ class DomainShiftParameters(PreparedParameters):
         )
         if variant.scouts == "none":
             return training
-        rate = factor * self.scout_learning_rate
-        scouting = self.scouting(seed, "random", self.heads[0], variant.n_way, learning_rate=rate)
+        scouting = self.scouting(seed, "random", self.heads[0], variant.n_way, **self.scouts(variant, factor))
         if variant.scouts == "source":
             scouting = scouting.model_copy(update={"pretraining": self.untrained(seed)})
         inverted = variant.scouts == "target" and variant.target == "inverted"

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from experiments.baselines.continual import L2SP
 from experiments.e10_paper_setting.methods import CharacterMethod
-from experiments.e10_paper_setting.preparations import OPTIMIZERS, OptimizerName
+from experiments.optimizers import OPTIMIZERS, OptimizerName
 from gtl_core.guide import Guide
 from gtl_core.guided import Guided
 from gtl_core.tasks import Episode, labelled

@@ -14,9 +14,9 @@ from experiments.e10_paper_setting.preparations import (
     Digits,
     DigitScouting,
     NetworkName,
-    OptimizerName,
     ScoutHead,
 )
+from experiments.optimizers import OptimizerName
 from experiments.parameters import Count, Dataset, Head, ParameterError, Rate, SeededParameters, Some
 from experiments.preparations.steps import Step
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from experiments.costs import TRAINING
 from experiments.data import load
 from experiments.models import cnn, conv4, new_head
+from experiments.optimizers import OPTIMIZERS, OptimizerName
 from experiments.parameters import Count, Rate, Seed
 from experiments.preparations.pretraining import Body
 from experiments.preparations.scouting import SIDE_BY_SIDE, ScoutingStep
@@ -24,16 +25,9 @@ from gtl_core.tasks import rng, to_float
 from gtl_core.training import Recipe, accuracy, fit
 
 NETWORKS = {"cnn": cnn, "conv4": conv4}
-OPTIMIZERS = {
-    "sgd": (torch.optim.SGD, {}),
-    "momentum": (torch.optim.SGD, {"momentum": 0.9}),
-    "adam": (torch.optim.Adam, {}),
-    "adamw": (torch.optim.AdamW, {"weight_decay": 0.01}),
-}
 SCOUT_RATES = {"sgd": 0.1, "momentum": 0.01, "adam": 1e-3, "adamw": 1e-3}  # all learn their digits with these
 
 NetworkName = Literal[*NETWORKS]
-OptimizerName = Literal[*OPTIMIZERS]
 Digits = Literal["digits", "mnist"]
 ScoutHead = Literal["new", "pretrained"]
 

@@ -11,6 +11,7 @@ from torch import nn
 from experiments.costs import TRAINING
 from experiments.data import load
 from experiments.data.splits import split_classes
+from experiments.optimizers import OPTIMIZERS, OptimizerName
 from experiments.parameters import Count, Head, Rate
 from experiments.preparations.pretraining import Body, Pretraining, zero_point
 from experiments.preparations.steps import Step
@@ -42,6 +43,7 @@ class Scouting(ScoutingStep):
     n_shot: Count
     epochs: Count
     learning_rate: Rate
+    optimizer: OptimizerName = "sgd"
 
     def needs(self) -> list[Step]:
         return [self.pretraining]
@@ -58,7 +60,8 @@ class Scouting(ScoutingStep):
 
     def recipe(self) -> Recipe:
         """What each scout does."""
-        return Recipe(self.learning_rate, self.epochs)
+        optimizer, options = OPTIMIZERS[self.optimizer]
+        return Recipe(self.learning_rate, self.epochs, optimizer=optimizer, options=options)
 
     def scout(self, body: Body) -> Displacement:
         dataset, seed = load(self.pretraining.dataset), self.pretraining.seed

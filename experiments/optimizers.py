@@ -1,0 +1,24 @@
+"""The optimizers that train scouts, and networks on tasks: by name, with what they take beside a learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, float]]] = {
+    "sgd": (torch.optim.SGD, {}),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9}),
+    "adam": (torch.optim.Adam, {}),
+    "adamw": (torch.optim.AdamW, {"weight_decay": 0.01}),
+}
+ADAM_PER_RATE = 0.01  # Adam's usual rate as a share of descent's, where all try the same list
+LABELS = {"sgd": "SGD", "momentum": "SGD with momentum", "adam": "Adam", "adamw": "AdamW"}
+OptimizerName = Literal[*OPTIMIZERS]
+
+
+def make(name: OptimizerName, parameters: Iterable[torch.Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    """The optimizer of this name for these parameters."""
+    optimizer, options = OPTIMIZERS[name]
+    return optimizer(parameters, lr=learning_rate, **options)
