@@ -23,6 +23,7 @@ from experiments.preparations.steps import Step
 TASK = ("network", "n_images", "n_way", "head", "optimizer")  # what is learned, and how, whatever the method
 SCOUTS = ("scouts", "scout_ways", "scout_head")
 CORE = ("frozen", "plain", "guided_network")  # compared under every condition; the other methods under the first
+AS_IN_THE_PAPER = ("plain", "guided_network", "shuffled")  # with one rate for body and head, too
 
 
 class CharacterVariant(NamedTuple):
@@ -79,7 +80,7 @@ class PaperSettingParameters(SeededParameters):
 
     def variants(self) -> list[CharacterVariant]:
         """All methods under the first condition; those of `CORE` with every other value in its place. Optimizers
-        change for scouts, for what follows, and for both; where anything else changes, rates are apart."""
+        change for scouts, for what follows, and for both; where anything else changes, rates are always apart."""
         axes = (self.networks, self.n_images, self.scout_optimizers, self.scout_ways, self.scout_heads)
         axes += (self.n_ways, self.heads, self.optimizers)
         first = tuple(values[0] for values in axes)
@@ -134,7 +135,9 @@ class PaperSettingParameters(SeededParameters):
 
 
 def _with_rates(condition: tuple, method: CharacterMethod) -> list[CharacterVariant]:
-    """The method with one rate for body and head, and, where that makes sense, with both apart."""
+    """The method with a rate for the body and one for the head, where that makes sense; some also, and the others
+    only, with one rate for both."""
     if not method.guide:
         condition = (*condition[:2], "none", 0, "none", *condition[5:])
-    return [CharacterVariant(*condition, r, method.name) for r in ("one", "apart")[: 1 if method.one_rate else 2]]
+    rates = ["one"] * (method.one_rate or method.name in AS_IN_THE_PAPER) + ["apart"] * (not method.one_rate)
+    return [CharacterVariant(*condition, r, method.name) for r in rates]
