@@ -17,6 +17,7 @@ from experiments.e05_own_model import run as own_model
 from experiments.e06_few_shot_neighbours import run as few_shot_neighbours
 from experiments.e07_forgetting_neighbours import run as forgetting_neighbours
 from experiments.e08_domain_shift import run as domain_shift
+from experiments.e10_paper_setting import verdicts as paper_setting
 from experiments.statistics import paired
 from gtl_core import Guide
 
@@ -62,6 +63,7 @@ def test_numbers_are_those_of_the_paper_profile():
     toy = records.read("results/paper", "method")
     cases = dict(list(toy[toy["metric"] == "excess_loss"].groupby(["family", "method"])))
     computed |= {paired(cases[family, "guided"], cases[family, "plain"]).text for family in two_parameters.FAMILIES}
+    computed |= set(paper_setting.comparisons(records.read("results/paper", "paper_setting"))["text"])
     assert len(quoted) >= 5
     assert [number for number in quoted if number not in computed] == []
 
