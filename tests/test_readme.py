@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 
 from experiments import records
 from experiments.e00_two_parameters import run as two_parameters
@@ -18,6 +19,7 @@ from experiments.e06_few_shot_neighbours import run as few_shot_neighbours
 from experiments.e07_forgetting_neighbours import run as forgetting_neighbours
 from experiments.e08_domain_shift import run as domain_shift
 from experiments.e10_paper_setting import verdicts as paper_setting
+from experiments.e11_authors_code import run as authors
 from experiments.statistics import paired
 from gtl_core import Guide
 
@@ -64,6 +66,9 @@ def test_numbers_are_those_of_the_paper_profile():
     cases = dict(list(toy[toy["metric"] == "excess_loss"].groupby(["family", "method"])))
     computed |= {paired(cases[family, "guided"], cases[family, "plain"]).text for family in two_parameters.FAMILIES}
     computed |= set(paper_setting.comparisons(records.read("results/paper", "paper_setting"))["text"])
+    code = records.read("results/paper", "authors_code")
+    for table in (authors.relearning_table(code), authors.claim_table(code)):
+        computed |= set(table["text"])
     assert len(quoted) >= 5
     assert [number for number in quoted if number not in computed] == []
 
@@ -71,6 +76,9 @@ def test_numbers_are_those_of_the_paper_profile():
 def test_shares_are_those_of_the_paper_profile():
     quoted = re.findall(r"\d+\.\d % \[\d+\.\d, \d+\.\d\]", TEXT)
     table = xor.headline_table(records.read("results/paper", "xor"))[["solved", "low", "high"]] * 100
+    library = authors.xor_table(records.read("results/paper", "authors_code"), 100)
+    library = 100 * library[["solved", "solved_low", "solved_high"]].set_axis(["solved", "low", "high"], axis=1)
+    table = pd.concat([table, library])
     computed = {f"{row.solved:.1f} % [{row.low:.1f}, {row.high:.1f}]" for row in table.itertuples()}
     assert len(quoted) >= 3
     assert [number for number in quoted if number not in computed] == []
