@@ -21,7 +21,7 @@ from experiments.data.splits import split_classes
 from experiments.episodes import SIDE_BY_SIDE, EpisodeParameters, Task, accuracy_rows
 from experiments.images import zero_point_of
 from experiments.neighbours import NEIGHBOURS
-from experiments.optimizers import ADAM_PER_RATE
+from experiments.optimizers import usual_rate
 from experiments.parameters import Head, Rate, Some
 from experiments.preparations.meta_training import MetaTraining
 from experiments.preparations.scouting import ScoutingStep
@@ -57,11 +57,10 @@ class PreparedParameters(EpisodeParameters):
         """As it is before any preparation."""
         raise NotImplementedError
 
-    def scouts(self, variant: Any, factor: float) -> dict[str, Any]:
+    def scout_training(self, variant: Any, factor: float) -> dict[str, Any]:
         """How the variant's scouts are trained, as fields of a `Scouting`."""
-        by = NEIGHBOURS[variant.method].scouts
-        usual = self.scout_learning_rate * (ADAM_PER_RATE if by == "adam" else 1)
-        return {"optimizer": by, "learning_rate": factor * usual}
+        by = NEIGHBOURS[variant.method].scouts_by
+        return {"optimizer": by, "learning_rate": factor * usual_rate(by, self.scout_learning_rate)}
 
     def images(self, variant: Any) -> Dataset:
         return load(self.dataset)

@@ -16,12 +16,13 @@ from experiments.data import N_DRAWERS, load
 from experiments.data.splits import split_classes
 from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN, SCRATCH, TENSOR, Method
 from experiments.models import conv4
-from experiments.optimizers import OptimizerName, make
+from experiments.optimizers import ADAMS, OptimizerName, make
 from experiments.parameters import Count, Dataset, Distinct, Head, ParameterError, Rate, Some, TunedParameters
 from experiments.preparations.pretraining import Pretraining
 from experiments.preparations.scouting import Scouting
 from experiments.preparations.steps import made
 from experiments.protocol import LearningRate
+from experiments.statistics import NONE, rows_where, scouted_alike
 from gtl_core._engine.stacked import stack, stack_guide
 from gtl_core.guide import Displacement, Guide
 from gtl_core.guided import Guided
@@ -29,8 +30,6 @@ from gtl_core.tasks import rng
 
 ShotCount = Annotated[int, Field(ge=1, le=N_DRAWERS)]
 ZeroPoint = Literal["pretrained", "random"]
-ADAMS = ("adam", "adamw")  # whose rates are about a hundredth of descent's
-NONE = "none"  # of methods without scouts, in the place of their optimizer
 
 # In the order of tables; legends follow `BASIC`. Plain fine-tuning of a random network is training from scratch.
 METHODS = {
@@ -92,10 +91,12 @@ class OptimizersParameters(ImageParameters):
         return self
 
     def scouting(self, seed: int, zero_point: ZeroPoint, head: Head, n_way: int, **changes: Any) -> Scouting:
-        """As the base's; scouts of an ``optimizer`` other than SGD have the rate that suits it."""
-        if changes.setdefault("optimizer", self.optimizers[0]) in ADAMS:
-            changes["learning_rate"] = self.scout_adam_rate
-        return super().scouting(seed, zero_point, head, n_way, **changes)
+        """As the base's, by an ``optimizer`` with the rate that suits it: that of the base where there is none to name,
+        since a method without scouts needs the zero point alone."""
+        by = changes.get("optimizer", NONE)
+        by = self.optimizers[0] if by == NONE else by
+        training = {"optimizer": by} | ({"learning_rate": self.scout_adam_rate} if by in ADAMS else {})
+        return super().scouting(seed, zero_point, head, n_way, **(changes | training))
 
     def rates(self, optimizer: OptimizerName) -> list[LearningRate]:
         """Those that every method tries with it."""
@@ -115,16 +116,15 @@ def by_scouts(frame: pd.DataFrame, condition: Sequence[str]) -> Iterator[tuple[d
     Methods without scouts take part in all.
     """
     for key, rows in frame.groupby(list(condition), sort=False):
-        for scouts in rows["scouts"].unique():
-            if scouts != NONE:
-                there = rows[rows["scouts"].isin([scouts, NONE])]
-                yield dict(zip(condition, key, strict=True)) | {"scouts": scouts}, there
+        for scouts in rows.loc[rows["scouts"] != NONE, "scouts"].unique():
+            by = {"scouts": scouts}
+            yield dict(zip(condition, key, strict=True)) | by, scouted_alike(rows, by)
 
 
 def of_base_optimizers(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows under the optimizers of the first guided one."""
     first = frame[frame["scouts"] != NONE].iloc[0]
-    return frame[(frame["optimizer"] == first["optimizer"]) & frame["scouts"].isin([first["scouts"], NONE])]
+    return scouted_alike(rows_where(frame, optimizer=first["optimizer"]), first)
 
 
 class SideBySide(NamedTuple):

@@ -39,8 +39,8 @@ class Method:
     adapt: learns tasks from their support, ``adapt(start, inputs [N, S, ...], labels, rate, parameters) -> Predictor``.
     has_rate: whether there is a learning rate, or what stands for one, to choose.
     passes: network passes of one task, see `experiments.costs`.
-    guide: its guide, made from a displacement; None: it has none. scouts: the optimizer that trained them, where the
-    experiment leaves it to the method. head_only: the body stays as it is.
+    guide: its guide, made from a displacement; None: it has none. scouts_by: the optimizer that trained its scouts,
+    where the experiment leaves it to the method. head_only: the body stays as it is.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Method:
     has_rate: bool = True
     passes: Callable[..., float] | None = None
     guide: Callable[[Displacement], Guide] | None = None
-    scouts: OptimizerName = "sgd"
+    scouts_by: OptimizerName = "sgd"
     head_only: bool = False
 
     @property

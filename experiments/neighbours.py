@@ -33,7 +33,7 @@ from experiments.methods import (
     Predictor,
     table,
 )
-from experiments.optimizers import ADAM_PER_RATE, make
+from experiments.optimizers import make, usual_rate
 from gtl_core.tasks import Episode, rng, to_float
 
 MULTI_TASK = Family("multi-task", "#A6761D")
@@ -196,12 +196,12 @@ def _relate(start: Start) -> compare.Compare:
 def _reptile_optimizer(model: nn.Module, start: Start, rate: float, p: Any) -> torch.optim.Optimizer:
     """As published, by Adam, with the network of the literature; from conv4 descent does better."""
     if p.backbone == "pooled_conv4":
-        return meta.reptile_adam(model, ADAM_PER_RATE * rate)
+        return meta.reptile_adam(model, usual_rate("adam", rate))
     return transfer.descent(model, start, rate, p)
 
 
 def _adam(model: nn.Module, start: Start, rate: float, p: Any) -> torch.optim.Optimizer:
-    return make("adam", model.parameters(), ADAM_PER_RATE * rate)
+    return make("adam", model.parameters(), usual_rate("adam", rate))
 
 
 def _by_rule(model: nn.Module, start: Start, rate: float, p: Any) -> torch.optim.Optimizer:
@@ -232,7 +232,7 @@ def _guided(row: Method, **others: Any) -> Method:
 
 def _by_adam(row: Method, **training: Any) -> Method:
     """The row with Adam in the place of descent, for scouts, too, if it has any."""
-    names = {"name": f"{row.name}_adam", "label": f"{row.label}, Adam", "scouts": "adam"}
+    names = {"name": f"{row.name}_adam", "label": f"{row.label}, Adam", "scouts_by": "adam"}
     return _tuned(replace(row, **names), FineTuning(_adam, guide=row.guide, **training))
 
 
@@ -279,7 +279,7 @@ NEIGHBOURS = table(
         _guided(TENSOR),
         _guided(NETWORK),
         *(_by_adam(PLAIN), _by_adam(FROZEN, n_frozen=4), _by_adam(TENSOR), _by_adam(NETWORK)),
-        _guided(replace(NETWORK, name="guided_adam_scouts", label="guided, scouts by Adam", scouts="adam")),
+        _guided(replace(NETWORK, name="guided_adam_scouts", label="guided, scouts by Adam", scouts_by="adam")),
         _guided(replace(NETWORK, name="guided_reptile", label="guided, from Reptile"), prepare=REPTILE),
         _guided(replace(NETWORK, name="guided_hard_sharing", label="guided, from hard sharing"), prepare=HARD_SHARING),
     ]

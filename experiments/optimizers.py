@@ -13,7 +13,8 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, float]]] = {
     "adam": (torch.optim.Adam, {}),
     "adamw": (torch.optim.AdamW, {"weight_decay": 0.01}),
 }
-ADAM_PER_RATE = 0.01  # Adam's usual rate as a share of descent's, where all try the same list
+ADAMS = ("adam", "adamw")
+ADAM_PER_RATE = 0.01  # Adam's usual rate as a share of descent's
 LABELS = {"sgd": "SGD", "momentum": "SGD with momentum", "adam": "Adam", "adamw": "AdamW"}
 OptimizerName = Literal[*OPTIMIZERS]
 
@@ -22,3 +23,8 @@ def make(name: OptimizerName, parameters: Iterable[torch.Tensor], learning_rate:
     """The optimizer of this name for these parameters."""
     optimizer, options = OPTIMIZERS[name]
     return optimizer(parameters, lr=learning_rate, **options)
+
+
+def usual_rate(name: OptimizerName, rate: float) -> float:
+    """What stands for descent's ``rate`` with this optimizer, where all try the same list."""
+    return ADAM_PER_RATE * rate if name in ADAMS else rate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 FEW = 5  # values; with fewer there is no interval
+NONE = "none"  # in the column ``scouts``, of methods without any, in the place of their optimizer
 TIE = 1e-9  # networks whose means differ by less are equal
 
 
@@ -74,6 +75,14 @@ def rows_where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
 def alike(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """The rows that have what the first one has in these columns."""
     return rows_where(frame, **frame.iloc[0][[*columns]])
+
+
+def scouted_alike(
+    frame: pd.DataFrame, like: Mapping[str, object] | pd.Series, columns: Sequence[str] = ("scouts",)
+) -> pd.DataFrame:
+    """The rows in which scouts were the same in these columns as in the row ``like``, or had no part."""
+    same = (frame[[*columns]] == pd.Series({column: like[column] for column in columns})).all(axis=1)
+    return frame[same | (frame["scouts"] == NONE)]
 
 
 def by_seed_and_task(frame: pd.DataFrame, *along: str) -> np.ndarray:

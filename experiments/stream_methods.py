@@ -74,7 +74,7 @@ _SYNAPTIC = _continual(
 
 def _by_adam(row: Method, **more) -> StreamMethod:
     """The row with Adam in the place of descent, for scouts, too, if it has any; Adam keeps two moments."""
-    names = {"name": f"{row.name}_adam", "label": f"{row.label}, Adam", "scouts": "adam", "optimizer": "adam"}
+    names = {"name": f"{row.name}_adam", "label": f"{row.label}, Adam", "scouts_by": "adam", "optimizer": "adam"}
     return StreamMethod(**(vars(row) | names | more))
 
 
@@ -91,7 +91,7 @@ METHODS = table(
         StreamMethod(**vars(TENSOR), kept=1),
         _NETWORK,
         *(_by_adam(FROZEN), _by_adam(PLAIN, kept=2), _by_adam(TENSOR, kept=3), _by_adam(NETWORK, kept=3)),
-        replace(_NETWORK, name="guided_adam_scouts", label="guided, scouts by Adam", scouts="adam"),
+        replace(_NETWORK, name="guided_adam_scouts", label="guided, scouts by Adam", scouts_by="adam"),
         replace(_EWC, name="guided_ewc", label="guided + EWC", guide=NETWORK.guide, kept=3, adds_to="ewc"),
         replace(_REPLAY, name="guided_replay", label="guided + replay", guide=NETWORK.guide, kept=1, adds_to="replay"),
     ]

@@ -81,6 +81,12 @@ def of_methods(frame: pd.DataFrame, methods: Iterable[Method]) -> list[tuple[Met
     return [(method, frame[frame["method"] == method.name]) for method in methods if method.name in there]
 
 
+def n_networks(rows: pd.DataFrame) -> str:
+    """How many networks the rows are of, in words."""
+    n = rows["seed"].nunique()
+    return f"{n} network{'s' * (n > 1)}"
+
+
 def rate_axis(axis: Axes) -> None:
     """Learning rates, labelled by decade: matplotlib would label every step of a short range, one over the other."""
     axis.set(xscale="log", xlabel="learning rate")

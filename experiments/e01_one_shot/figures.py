@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 
 from experiments.e01_one_shot.run import OneShotParameters, accuracies, along, octaves, pictures, with_all_scouts
 from experiments.experiment import Experiment
-from experiments.images import NONE, by_scouts, of_base_optimizers
+from experiments.images import by_scouts, of_base_optimizers
 from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN
 from experiments.optimizers import LABELS as OPTIMIZERS
-from experiments.statistics import alike, by_seed_and_task, mean_interval, rows_where
-from experiments.style import HEADS, drawing, of_methods, rate_axis
+from experiments.statistics import NONE, alike, by_seed_and_task, mean_interval, rows_where
+from experiments.style import HEADS, drawing, n_networks, of_methods, rate_axis
 
 METHODS = list(BASIC.values())
 LABELS = [method.label for method in METHODS]
@@ -105,8 +105,8 @@ def one_shot_optimizers(frame: pd.DataFrame) -> Figure:
                 _dots(axis, y, found)
             axis.set(title=HEADS[head], xlabel="accuracy (%)", ylim=(len(names) - 0.5, -0.5))
             axis.set_yticks(range(len(names)), names)
-        n = f"{test['seed'].nunique()} networks"
-        figure.suptitle(f"Which optimizer trained the scouts,\nand which one the network on the episode ({n})")
+        title = "Which optimizer trained the scouts,\nand which one the network on the episode"
+        figure.suptitle(f"{title} ({n_networks(test)})")
     return figure
 
 

@@ -18,13 +18,13 @@ from experiments.baselines.few_shot import groups, side_by_side
 from experiments.data import load
 from experiments.data.splits import split_classes
 from experiments.episodes import SIDE_BY_SIDE, EpisodeParameters, Task, accuracy_rows
-from experiments.images import NONE, OptimizersParameters, ShotCount, ZeroPoint, by_scouts, start
+from experiments.images import OptimizersParameters, ShotCount, ZeroPoint, by_scouts, start
 from experiments.methods import BASIC, NETWORK, TENSOR
 from experiments.optimizers import OptimizerName
 from experiments.parameters import Count, Distinct, Head
 from experiments.preparations.scouting import Scouting
 from experiments.protocol import Job, LearningRate, Row, rates_to_test, tune_and_test
-from experiments.statistics import alike, at_chosen_rates, choose_rates, difference
+from experiments.statistics import NONE, alike, at_chosen_rates, choose_rates, difference
 from gtl_core._engine.stacked import stacked_cross_entropy
 from gtl_core.guide import Displacement
 from gtl_core.tasks import Episode, rng, sample_episode
@@ -82,7 +82,7 @@ class OneShotParameters(EpisodeParameters, OptimizersParameters):
         """Whose displacements, added, are the variant's. Larger numbers of scouts contain the smaller ones."""
         v, fewer = variant, [n for n in self.saturation_scouts if n <= variant.n_scouts]
         ends = [self.n_scouts] if v.n_scouts == self.n_scouts else fewer
-        by = {"optimizer": self.optimizers[0] if v.scouts == NONE else v.scouts, "n_shot": v.scout_n_shot}
+        by = {"optimizer": v.scouts, "n_shot": v.scout_n_shot}
         scouting = partial(self.scouting, seed, v.zero_point, v.head, v.n_way, **by)
         return [scouting(first_scout=a, n_scouts=b - a) for a, b in pairwise((0, *ends))]
 

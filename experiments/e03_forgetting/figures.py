@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +14,7 @@ from experiments.experiment import Experiment
 from experiments.images import by_scouts, of_base_optimizers
 from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN, SCRATCH
 from experiments.optimizers import LABELS as OPTIMIZERS
-from experiments.statistics import alike, at_chosen_rates, choose_rates
+from experiments.statistics import alike, at_chosen_rates, choose_rates, rows_where, scouted_alike
 from experiments.style import HEADS, TUNED_ON, drawing, of_methods, rate_axis
 
 METHODS = list(BASIC.values())
@@ -78,32 +81,37 @@ def forgetting_conditions(frame: pd.DataFrame) -> Figure:
     conditions = {STREAMS[s]: {"stream": s} for s in frame["stream"].unique() if s != base["stream"]}
     epochs = [int(e) for e in frame["epochs"].unique() if e != base["epochs"]]
     conditions |= {f"{e} epoch{'s' * (e > 1)} per example": {"epochs": e} for e in epochs}
-    ways = {"same": "(plain's rate for all)", "last": "(each its best rate)"}
-    size = (2.5 * len(conditions) + 0.5, 5.4)
-    with drawing(2, max(1, len(conditions)), size, LABELS, sharey=True, sharex=True) as (figure, axes):
-        for row, (tuned_on, way) in zip(axes, ways.items(), strict=True):
-            test = at_chosen_rates(frame, tuned_on)
-            for axis, (title, values) in zip(row, conditions.items(), strict=False):
-                _curves(axis, _condition(test, **({"stream": base["stream"], "epochs": base["epochs"]} | values)))
-                axis.set_title(f"{title}\n{way}", fontsize=9)
-    return figure
+    of_base = {"stream": base["stream"], "epochs": base["epochs"]}
+    return _side_by_side(frame, {title: partial(_condition, **(of_base | c)) for title, c in conditions.items()})
 
 
 def forgetting_optimizers(frame: pd.DataFrame) -> Figure:
     """As `forgetting_conditions`, under the base condition: columns by the optimizers of scouts and of the stream."""
-    first = frame.iloc[0]
     frame = _of_first_head(alike(frame, "zero_point", "stream", "epochs"))
-    pairs = [pair for pair, _ in by_scouts(frame, ["optimizer"])]
+    parts = {
+        f"scouts: {OPTIMIZERS[pair['scouts']]}, then: {OPTIMIZERS[pair['optimizer']]}": partial(_trained_by, **pair)
+        for pair, _ in by_scouts(frame, ["optimizer"])
+    }
+    head = HEADS[frame["head"].iloc[0]]
+    return _side_by_side(frame, parts, f"Which optimizer trained the scouts, and which one then the network ({head})")
+
+
+def _trained_by(frame: pd.DataFrame, scouts: str, optimizer: str) -> pd.DataFrame:
+    return scouted_alike(rows_where(frame, optimizer=optimizer), {"scouts": scouts})
+
+
+def _side_by_side(frame: pd.DataFrame, parts: Mapping[str, Callable], title: str = "") -> Figure:
+    """Curves of some parts of the frame, a column each under its name; rows by what the rate was tuned on."""
     ways = {"same": "(plain's rate for all)", "last": "(each its best rate)"}
-    with drawing(2, len(pairs), (2.5 * len(pairs) + 0.5, 5.4), LABELS, sharey=True, sharex=True) as (figure, axes):
+    size = (2.5 * len(parts) + 0.5, 5.4)
+    with drawing(2, max(1, len(parts)), size, LABELS, sharey=True, sharex=True) as (figure, axes):
         for row, (tuned_on, way) in zip(axes, ways.items(), strict=True):
             test = at_chosen_rates(frame, tuned_on)
-            for axis, (pair, found) in zip(row, by_scouts(test, ["optimizer"]), strict=True):
-                _curves(axis, found)
-                names = (OPTIMIZERS[pair["scouts"]], OPTIMIZERS[pair["optimizer"]])
-                axis.set_title("scouts: {}, then: {}\n{}".format(*names, way), fontsize=9)
-        head = HEADS[first["head"]]
-        figure.suptitle(f"Which optimizer trained the scouts, and which one then the network ({head})")
+            for axis, (name, part) in zip(row, parts.items(), strict=False):
+                _curves(axis, part(test))
+                axis.set_title(f"{name}\n{way}", fontsize=9)
+        if title:
+            figure.suptitle(title)
     return figure
 
 

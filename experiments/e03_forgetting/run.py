@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator
 
-from experiments.images import NONE, OptimizersParameters, ZeroPoint, by_scouts, start
+from experiments.images import OptimizersParameters, ZeroPoint, by_scouts, start
 from experiments.methods import BASIC, NETWORK
 from experiments.optimizers import OptimizerName
 from experiments.parameters import Count, Head, distinct
@@ -56,8 +56,7 @@ class ForgettingParameters(StreamParameters, OptimizersParameters):
 
     def scouting_of(self, seed: int, variant: ForgettingVariant) -> Scouting:
         """Whose displacement has the variant's zero point and, if it has scouts, theirs."""
-        by = self.optimizers[0] if variant.scouts == NONE else variant.scouts
-        return self.scouting(seed, variant.zero_point, variant.head, self.n_way, optimizer=by)
+        return self.scouting(seed, variant.zero_point, variant.head, self.n_way, optimizer=variant.scouts)
 
     def variants(self) -> list[ForgettingVariant]:
         """The first zero point, stream and number of epochs with every head and pair of optimizers; then each other one

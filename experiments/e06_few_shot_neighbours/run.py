@@ -94,7 +94,7 @@ class FewShotNeighboursParameters(PreparedParameters):
         pretraining, row = self.pretraining(seed, variant.zero_point), NEIGHBOURS[variant.method]
         training = self._training(pretraining, seed, variant, factor) if row.prepare else None
         if row.guide:
-            by = self.scouts(variant, factor)
+            by = self.scout_training(variant, factor)
             scouting = self.scouting(seed, variant.zero_point, self.heads[0], variant.n_way, **by)
             return ScoutingFrom(zero_point=training, scouting=scouting) if training else scouting
         return training or (pretraining if pretraining.epochs else None)

@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
 from experiments.images import start
-from experiments.optimizers import ADAM_PER_RATE
+from experiments.optimizers import usual_rate
 from experiments.parameters import Count, Head, Rate, distinct
 from experiments.preparations.scouting import Scouting
 from experiments.protocol import Job, best_to_test, tune_and_test
@@ -75,9 +75,9 @@ class ForgettingNeighboursParameters(StreamParameters):
     def scouting_of(self, seed: int, variant: StreamVariant) -> Scouting:
         """What leaves the variant's zero point and, if it has a guide, its scouts' displacement."""
         method = METHODS[variant.method]
-        by = {"optimizer": "adam", "learning_rate": ADAM_PER_RATE * self.scout_learning_rate}
-        of_adam = method.guide and method.scouts == "adam"
-        return self.scouting(seed, "pretrained", variant.head, self.n_way, **(by if of_adam else {}))
+        by = method.scouts_by if method.guide else "sgd"
+        training = {"optimizer": by, "learning_rate": usual_rate(by, self.scout_learning_rate)}
+        return self.scouting(seed, "pretrained", variant.head, self.n_way, **training)
 
     def settings(self, method: str) -> list[StrengthSetting]:
         """Equally many for every method: with a strength to choose, every k-th of the rates, from the middle of the
@@ -124,7 +124,7 @@ def run(p: ForgettingNeighboursParameters) -> pd.DataFrame:
 
 def _learn(job: Job, displacement: Displacement) -> Course:
     p, method, setting = job.parameters, METHODS[job.variant.method], job.setting
-    rate = setting.learning_rate * (ADAM_PER_RATE if method.optimizer == "adam" else 1)
+    rate = usual_rate(method.optimizer, setting.learning_rate)
     view, model, optimizer = start(displacement, method, rate, p.copies(job.purpose), method.optimizer)
     generator = rng(job.seed, job.purpose, "replay")
     memory = method.memory(Learner(model, optimizer, setting.strength * method.strength, p.capacity, generator))

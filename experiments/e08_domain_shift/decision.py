@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import isnan
-
 import pandas as pd
 
 from experiments import stream_methods
@@ -15,6 +13,12 @@ from experiments.neighbours import NEIGHBOURS
 from experiments.records import read, resolve
 
 LABELS = {row.name: row.label for rows in (METHODS, stream_methods.METHODS, NEIGHBOURS) for row in rows.values()}
+ANSWERS = {
+    "above": "wins against",
+    "below": "loses to",
+    "undecided": "is level with",
+    "too few to tell": "cannot be placed against",
+}
 NUMBERS = ["accuracy", "accuracy_low", "accuracy_high", "difference", "low", "high"]
 
 
@@ -40,7 +44,7 @@ def choices(results: str) -> pd.DataFrame:
             for choice, group in groups.items():
                 if len(group):
                     best = group.loc[group["accuracy"].idxmax()]
-                    numbers = best.index.intersection([*NUMBERS, "text"])
+                    numbers = best.index.intersection([*NUMBERS, "side", "text"])
                     rows.append({"situation": situation, "choice": choice, "name": best["name"]} | dict(best[numbers]))
     return pd.DataFrame(rows)
 
@@ -64,9 +68,7 @@ def advice(table: pd.DataFrame) -> str:
             lines.append(f"  Without a second preparation: {cheap['name']} ({cheap['accuracy']:.3f}).")
         if "guided" in by_choice.index:
             for choice, row in by_choice.drop("guided").iterrows():
-                answer = "wins against" if row["low"] > 0 else "loses to" if row["high"] < 0 else "is level with"
-                answer = "cannot be placed against" if isnan(row["low"]) else answer
-                lines.append(f"  Guidance {answer} the best {choice}, {row['name']}: {row['text']}.")
+                lines.append(f"  Guidance {ANSWERS[row['side']]} the best {choice}, {row['name']}: {row['text']}.")
     return "\n".join(lines)
 
 

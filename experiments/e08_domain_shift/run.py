@@ -75,7 +75,8 @@ class DomainShiftParameters(PreparedParameters):
         )
         if variant.scouts == "none":
             return training
-        scouting = self.scouting(seed, "random", self.heads[0], variant.n_way, **self.scouts(variant, factor))
+        by = self.scout_training(variant, factor)
+        scouting = self.scouting(seed, "random", self.heads[0], variant.n_way, **by)
         if variant.scouts == "source":
             scouting = scouting.model_copy(update={"pretraining": self.untrained(seed)})
         inverted = variant.scouts == "target" and variant.target == "inverted"

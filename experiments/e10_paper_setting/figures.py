@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 
 from experiments.e10_paper_setting.methods import METHODS
 from experiments.e10_paper_setting.parameters import CORE, SCOUTS, TASK, PaperSettingParameters
-from experiments.e10_paper_setting.verdicts import guided_minus_plain, scouted_alike
+from experiments.e10_paper_setting.verdicts import guided_minus_plain
 from experiments.experiment import Experiment
 from experiments.methods import GUIDED, NETWORK, PLAIN
-from experiments.statistics import alike, by_seed_and_task, mean_interval
-from experiments.style import drawing, of_methods, rate_axis
+from experiments.statistics import alike, by_seed_and_task, mean_interval, scouted_alike
+from experiments.style import drawing, n_networks, of_methods, rate_axis
 
 RATES = {"one": "one rate for body and head", "apart": "a rate for each"}
 LABELS = [method.label for method in METHODS.values()]
@@ -27,12 +27,6 @@ def _under_first(frame: pd.DataFrame, *but: str) -> pd.DataFrame:
     frame = alike(frame, *(column for column in TASK if column not in but))
     guided = frame[frame["method"] == NETWORK.name].iloc[0]
     return scouted_alike(frame, guided, [column for column in SCOUTS if column not in but])
-
-
-def _n(rows: pd.DataFrame) -> str:
-    """How many networks the rows are of."""
-    n = rows["seed"].nunique()
-    return f"{n} network{'s' * (n > 1)}"
 
 
 def paper_curves(frame: pd.DataFrame) -> Figure:
@@ -83,7 +77,7 @@ def paper_methods(frame: pd.DataFrame) -> Figure:
                 dot = {"color": method.family.colour, "markersize": 4.5, "label": method.family.label}
                 axis.plot(estimate.mean, y, "o", **dot)
             axis.set_yticks(range(len(found)), [method.label for method, _ in found])
-            axis.set(title=title, xlabel=f"accuracy (%), 95 %, {_n(accuracy)}", ylim=(len(found) - 0.5, -0.5))
+            axis.set(title=title, xlabel=f"accuracy (%), 95 %, {n_networks(accuracy)}", ylim=(len(found) - 0.5, -0.5))
             axis.grid(axis="y", color="#EEEEEE")
     return figure
 

@@ -49,8 +49,9 @@ def learn(
     curve = []
     for before, after in pairwise([0, *steps]):
         fit(model, inputs, labels, training, epochs=after - before)
+        model.eval()
         with torch.no_grad():
-            outputs = torch.cat([model.eval()(some) for some in queries.split(100)])  # what a cache can hold
+            outputs = torch.cat([model(some) for some in queries.split(100)])  # what a cache can hold
             curve.append(_score(outputs, answers))
     return torch.stack(curve)
 

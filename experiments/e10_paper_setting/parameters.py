@@ -16,9 +16,10 @@ from experiments.e10_paper_setting.preparations import (
     NetworkName,
     ScoutHead,
 )
-from experiments.optimizers import OptimizerName
+from experiments.optimizers import ADAMS, OptimizerName
 from experiments.parameters import Count, Dataset, Head, ParameterError, Rate, SeededParameters, Some
 from experiments.preparations.steps import Step
+from experiments.statistics import NONE
 
 TASK = ("network", "n_images", "n_way", "head", "optimizer")  # what is learned, and how, whatever the method
 SCOUTS = ("scouts", "scout_ways", "scout_head")
@@ -97,7 +98,7 @@ class PaperSettingParameters(SeededParameters):
 
     def rates(self, variant: CharacterVariant) -> tuple[float, ...]:
         """Those that it may try."""
-        return self.adam_rates if variant.optimizer.startswith("adam") else self.sgd_rates
+        return self.adam_rates if variant.optimizer in ADAMS else self.sgd_rates
 
     def pretraining(self, seed: int, variant: CharacterVariant) -> DigitPretraining:
         """What the variant's zero point is made by."""
@@ -138,6 +139,6 @@ def _with_rates(condition: tuple, method: CharacterMethod) -> list[CharacterVari
     """The method with a rate for the body and one for the head, where that makes sense; some also, and the others
     only, with one rate for both."""
     if not method.guide:
-        condition = (*condition[:2], "none", 0, "none", *condition[5:])
+        condition = (*condition[:2], NONE, 0, NONE, *condition[5:])
     rates = ["one"] * (method.one_rate or method.name in AS_IN_THE_PAPER) + ["apart"] * (not method.one_rate)
     return [CharacterVariant(*condition, r, method.name) for r in rates]

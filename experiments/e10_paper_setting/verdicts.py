@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import pandas as pd
 
 from experiments.e10_paper_setting.methods import METHODS
 from experiments.e10_paper_setting.parameters import SCOUTS, TASK
 from experiments.e10_paper_setting.run import KEY
 from experiments.methods import NETWORK, PLAIN
-from experiments.statistics import alike, difference, rows_where
+from experiments.statistics import alike, difference, rows_where, scouted_alike
 
 CONDITION = [*TASK, *SCOUTS]
 
@@ -30,17 +28,9 @@ def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).drop(columns="method")
 
 
-def scouted_alike(
-    frame: pd.DataFrame, like: Mapping[str, object] | pd.Series, columns: Sequence[str] = SCOUTS
-) -> pd.DataFrame:
-    """The rows in which scouts were the same in these columns as in the row ``like``, or had no part."""
-    same = (frame[[*columns]] == pd.Series({column: like[column] for column in columns})).all(axis=1)
-    return frame[same | (frame["scouts"] == "none")]
-
-
 def _beside(accuracy: pd.DataFrame, condition: dict[str, object]) -> dict[str, pd.DataFrame]:
     """The rows of every rival of guided training under a condition."""
-    there = scouted_alike(rows_where(accuracy, **{column: condition[column] for column in TASK}), condition)
+    there = scouted_alike(rows_where(accuracy, **{column: condition[column] for column in TASK}), condition, SCOUTS)
     found = {}
     for method, rows in there[there["method"] != NETWORK.name].groupby("method", sort=False):
         mine = rows[rows["rates"] == ("one" if METHODS[method].one_rate else condition["rates"])]
@@ -94,7 +84,7 @@ def turning(frame: pd.DataFrame) -> pd.DataFrame:
     """
     loss = frame[(frame["metric"] == "loss_curve") & (frame["rates"] == "one")]
     first = loss[loss["method"] == NETWORK.name].iloc[0]
-    there = scouted_alike(rows_where(loss, **first[[*TASK, "learning_rate"]]), first)
+    there = scouted_alike(rows_where(loss, **first[[*TASK, "learning_rate"]]), first, SCOUTS)
     rows = []
     for name in (PLAIN.name, NETWORK.name):
         table = there[there["method"] == name].pivot(index="step", columns="seed", values="value")

@@ -12,10 +12,11 @@ from pydantic import Field, model_validator
 from experiments.e11_authors_code.library import PAIRS, run_library
 from experiments.e11_authors_code.patterns import N_CLASSES, N_IN_PART, run_relearning, run_widths
 from experiments.parameters import Count, Rate, Some, TunedParameters
-from experiments.statistics import FEW, difference, wilson
+from experiments.statistics import difference, wilson
 
 SIDES = {"above": "more than plain", "below": "less than plain", "undecided": "undecided"}
 FACTOR = {"": "mean", "_low": "low", "_high": "high"}
+ENOUGH = 5  # networks for an interval
 SATURATED = 0.99  # of networks that know more, accuracy tells nothing
 
 
@@ -165,7 +166,7 @@ def verdicts(table: pd.DataFrame, subject: str) -> list[str]:
     lines = []
     for row in table[table["method"] != "plain"].to_dict("records"):
         what = ", ".join([subject, *([row["measure"]] if "measure" in row else []), row["method"]])
-        enough = int(row["n"].split()[0]) >= FEW  # networks
+        enough = int(row["n"].split()[0]) >= ENOUGH
         number = f"{row['text']}, {SIDES[row['side']]}" if enough else f"{row['minus_plain']:+.3f}, too few to tell"
         lines.append(f"{what}: {number} (n = {row['n']})")
         if "factor" in row and enough:
