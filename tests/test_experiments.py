@@ -185,6 +185,11 @@ def test_the_experiment_is_complete_and_paired(small):
     assert sorted(set(means["step"])) == [3, 6, 9, 12]
     classes = small[(small["metric"] == "class_2") & (small["stream"] == "shuffled")]
     assert sorted(set(classes["step"])) == list(range(3, 13))
+    by_class = small[small["metric"].str.startswith("class_")]
+    assert set(by_class["method"]) == {"frozen", "plain", "guided_network"} and "per_class" not in set(
+        by_class["stream"]
+    )
+    assert (by_class[["zero_point", "head", "epochs", "optimizer"]] == ["pretrained", "zero", 2, "sgd"]).all(axis=None)
     tuning = small[small["metric"].str.startswith("validation")]
     # The same budget for every method: each rate on each seed.
     assert set(tuning.groupby(["metric", *ForgettingVariant._fields]).size()) == {4}

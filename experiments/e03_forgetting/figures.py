@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.e03_forgetting.run import ForgettingParameters, ForgettingVariant
+from experiments.e03_forgetting.run import BY_CLASS, ForgettingParameters, ForgettingVariant
 from experiments.experiment import Experiment
 from experiments.images import by_scouts, of_base_optimizers
-from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN, SCRATCH
+from experiments.methods import BASIC, NETWORK, PLAIN, SCRATCH
 from experiments.optimizers import LABELS as OPTIMIZERS
 from experiments.statistics import alike, at_chosen_rates, choose_rates, rows_where, scouted_alike
 from experiments.style import HEADS, TUNED_ON, drawing, of_methods, rate_axis
@@ -120,7 +120,8 @@ def forgetting_classes(frame: pd.DataFrame) -> Figure:
 
     First head, one rate for all methods; rows of maps by method, columns by the order in which examples arrive.
     """
-    frame, methods = _of_first_head(frame), (FROZEN, PLAIN, NETWORK)
+    frame = _of_first_head(frame)
+    methods = [BASIC[name] for name in BY_CLASS if name in set(_condition(frame)["method"])]
     streams = [s for s in STREAMS if s in set(frame["stream"]) and s != "per_class"]
     size = (3.3 * len(streams) + 0.8, 4.6)
     with drawing(len(methods), len(streams), size, sharex=True, sharey=True) as (figure, axes):

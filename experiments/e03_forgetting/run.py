@@ -16,12 +16,12 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from experiments.images import OptimizersParameters, ZeroPoint, by_scouts, start
-from experiments.methods import BASIC, NETWORK
+from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN, SCRATCH
 from experiments.optimizers import OptimizerName
 from experiments.parameters import Count, Head, distinct
 from experiments.preparations.scouting import Scouting
 from experiments.protocol import Job, Row, rates_to_test, tune_and_test
-from experiments.statistics import at_chosen_rates, choose_rates, difference
+from experiments.statistics import NONE, at_chosen_rates, choose_rates, difference
 from experiments.streams import (
     Course,
     StreamParameters,
@@ -84,6 +84,7 @@ class ForgettingVariant(NamedTuple):
     method: str
 
 
+BY_CLASS = (FROZEN.name, PLAIN.name, SCRATCH.name, NETWORK.name)
 CONDITION = ("zero_point", "head", "stream", "epochs", "optimizer")
 
 
@@ -99,7 +100,8 @@ def run(p: ForgettingParameters) -> pd.DataFrame:
       `choose_rates` chooses;
     - ``accuracy_mean``, ``accuracy_low``, ``accuracy_high``: over seeds and test streams, with the 95 % interval, after
       each round; likewise ``backward_transfer_*`` and ``forgetting_*`` at the end, see `end_measures`;
-    - ``class_0``, ``class_1``, ...: mean accuracy on each class after every step, at the rate tuned on ``same``.
+    - ``class_0``, ``class_1``, ...: mean accuracy on each class after every step, at the rate tuned on ``same``, of the
+      methods and streams that are `followed_by_class`.
     """
     p.check_ways(p.n_way)
     scouted = p.displacements()
@@ -121,7 +123,8 @@ def run(p: ForgettingParameters) -> pd.DataFrame:
         for metric in of_courses[0]:
             values = np.stack([measured[metric] for measured in of_courses])
             rows += estimates(jobs[0], metric, values[..., None], courses[0].seen[-1:])
-        if jobs[0].setting.learning_rate == same[jobs[0].variant]:
+        variant, setting = jobs[0].variant, jobs[0].setting
+        if followed_by_class(p, variant) and setting.learning_rate == same[variant]:
             rows += _class_rows(jobs, courses)
     return pd.DataFrame(rows)
 
@@ -136,6 +139,14 @@ def _validation(job: Job, course: Course) -> list[Row]:
     first, last = course.by_class.mean((0, 2))
     means = {"validation_first": first, "validation_last": last}
     return [job.row(metric, value, task="", step="") for metric, value in means.items()]
+
+
+def followed_by_class(p: ForgettingParameters, variant: ForgettingVariant) -> bool:
+    """Whether each class is kept, which is most of a table: of some methods, in streams that have an order, all else as
+    in the base."""
+    base = p.variants()[0]._replace(stream=variant.stream, scouts=variant.scouts, method=variant.method)
+    ordered, by = variant.stream != "per_class", (NONE, p.optimizers[0])
+    return variant == base and ordered and variant.scouts in by and variant.method in BY_CLASS
 
 
 def _class_rows(jobs: list[Job], courses: list[Course]) -> list[Row]:
