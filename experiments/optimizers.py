@@ -7,6 +7,8 @@ from typing import Literal
 
 import torch
 
+from gtl_core.training import Recipe
+
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, float]]] = {
     "sgd": (torch.optim.SGD, {}),
     "momentum": (torch.optim.SGD, {"momentum": 0.9}),
@@ -23,6 +25,12 @@ def make(name: OptimizerName, parameters: Iterable[torch.Tensor], learning_rate:
     """The optimizer of this name for these parameters."""
     optimizer, options = OPTIMIZERS[name]
     return optimizer(parameters, lr=learning_rate, **options)
+
+
+def recipe(name: OptimizerName, learning_rate: float, epochs: int, batch_size: int | None = None) -> Recipe:
+    """What a scout does that this optimizer trains."""
+    optimizer, options = OPTIMIZERS[name]
+    return Recipe(learning_rate, epochs, batch_size, optimizer, options)
 
 
 def usual_rate(name: OptimizerName, rate: float) -> float:

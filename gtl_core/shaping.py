@@ -80,6 +80,13 @@ def per_tensor(guide: Guide) -> Guide:
     return mapped(guide, lambda g: g.mean().expand_as(g), "per tensor")
 
 
+def uniform(guide: Guide) -> Guide:
+    """Every value becomes the mean over all parameters: how much may move, and nothing about where. With it, a guided
+    optimizer is the same optimizer at a lower rate for these parameters."""
+    values = torch.cat([g.flatten() for g in guide.values()])
+    return mapped(guide, lambda g: values.mean().expand_as(g), "uniform")
+
+
 def shuffled(guide: Guide, generator: torch.Generator) -> Guide:
     """The values of every tensor in random order: a control with the same distribution that knows nothing."""
     return mapped(guide, lambda g: g.flatten()[torch.randperm(g.numel(), generator=generator)].view_as(g), "shuffled")

@@ -20,12 +20,24 @@ from experiments.e04_guides.candidates import (
     RIVALS,
     consistent,
     for_ways,
+    head_free,
+    one_for_the_body,
     relative,
     scout_from,
 )
 from experiments.e04_guides.parameters import GuidesParameters, ShiftedTask
-from experiments.e04_guides.run import accuracies, best_on_validation, conclusions, differences, run, verdict
+from experiments.e04_guides.run import (
+    CONDITION,
+    KEY,
+    accuracies,
+    best_on_validation,
+    conclusions,
+    differences,
+    run,
+    verdict,
+)
 from experiments.models import conv4, new_head
+from experiments.optimizers import usual_rate
 from experiments.parameters import ParameterError
 from experiments.style import save
 from gtl_core import Displacement, Guide, Recipe, scout
@@ -35,6 +47,7 @@ from gtl_core.tasks import Episode, labelled, rng
 
 SMALL = dict(
     dataset="glyphs", seed=0, n_seeds=2, arenas=["none 3-way 1-shot", "inverted 4-way stream"], heads=["zero"],
+    optimizers=["sgd", "adam"],
     n_episodes=10, n_tuning_episodes=2, n_streams=3, n_tuning_streams=1, n_rounds=2, n_query=4, epochs=3,
     first_epochs=3, stream_epochs=1, learning_rates=[0.03, 0.3], channels=4, pretraining_epochs=1, n_scouts=3,
     scout_n_way=3, scout_n_shot=3, scout_n_query=3, scout_epochs=6, scout_learning_rate=0.1, learned_tasks=4,
@@ -63,17 +76,20 @@ def test_arenas_are_what_they_say():
     assert ShiftedTask.parse("rotated 5-way 1-shot") == ("rotated", 5, 1)
     assert ShiftedTask.parse("none 4-way stream") == ("none", 4, 0)
     p = GuidesParameters.parse(SMALL | {"heads": ["zero", "random"]})
-    assert [(str(task), head) for task, head in p.conditions()] == [
-        ("none 3-way 1-shot", "zero"),
-        ("none 3-way 1-shot", "random"),
-        ("inverted 4-way stream", "zero"),
+    assert [(str(task), head, optimizer) for task, head, optimizer in p.conditions()] == [
+        ("none 3-way 1-shot", "zero", "sgd"),
+        ("none 3-way 1-shot", "zero", "adam"),
+        ("none 3-way 1-shot", "random", "sgd"),
+        ("none 3-way 1-shot", "random", "adam"),
+        ("inverted 4-way stream", "zero", "sgd"),
     ]
+    assert p.rates("sgd") == [0.03, 0.3] and p.rates("adam") == pytest.approx([0.0003, 0.003])
     assert len(p.starting_points()) == 6 and len(p.preparations()) == 2  # shifts and heads share a pretrained network
 
 
 def test_names_follow_from_the_rows():
     assert BAR == ["frozen", "plain"] and [*BAR, "further_frozen", "further_plain"] == RIVALS
-    assert {*CANDIDATES} - {*BY_SCOUTS} == {"shuffled", "learned"}  # neither can be sent out as the scouts' guide
+    assert {*CANDIDATES} - {*BY_SCOUTS} == {"shuffled", "uniform", "adam_uniform", "learned"}  # none is the scouts' map
     assert [name for name, method in METHODS.items() if method.head_only] == ["frozen", "further_frozen"]
 
 
@@ -95,6 +111,14 @@ def test_relative_displacement_by_hand():
     """|w| = 1, 2, 0 with mean 1; all move by 1: 1/2, 1/3 and 1, and what was all 0 is free."""
     guide = relative(moved(([1.0, -1, 1], [5.0, 0])))
     assert guide["body.w"].tolist() == pytest.approx([1 / 2, 1 / 3, 1]) and guide["head.w"].tolist() == [1, 1]
+
+
+def test_one_g_for_the_body_is_the_mean_of_its_map():
+    """Root mean squares 1, 2 and 3 by the largest, 4, of the head: a mean of 1/2; the head is free in both."""
+    displacement = moved(([1.0, 2, 3], [4.0, 4]))
+    assert head_free(displacement)["body.w"].tolist() == pytest.approx([1 / 4, 1 / 2, 3 / 4])
+    assert one_for_the_body(displacement)["body.w"].tolist() == pytest.approx([1 / 2] * 3)
+    assert head_free(displacement)["head.w"].tolist() == one_for_the_body(displacement)["head.w"].tolist() == [1, 1]
 
 
 def test_heads_of_other_sizes_get_the_mean_over_classes():
@@ -154,8 +178,11 @@ def test_scouts_watched_step_by_step_end_where_scouts_end():
     whole = scout(zero_point, [labelled(task.support) for task in tasks], recipe)
     assert left.displacement.count == p.n_scouts and left.binned.bins[0].count > 0
     assert sum(b.count for b in left.binned.bins) == p.n_scouts * p.scout_epochs
+    by_adam = scout(zero_point, [labelled(task.support) for task in tasks], p.recipe("adam"))
     for name, square in whole.mean_square.items():
         torch.testing.assert_close(left.displacement.mean_square[name], square)
+        assert torch.equal(left.by_adam.mean_square[name], by_adam.mean_square[name])
+        assert not torch.equal(left.by_adam.mean_square[name], square)
 
 
 @pytest.fixture(scope="module")
@@ -168,13 +195,14 @@ def test_the_experiment_is_complete_and_paired(small):
     assert set(test["method"]) == {*RIVALS, *CANDIDATES}
     tuning = small[small["metric"].isin(["validation_first", "validation_last"])]
     # The same budget for every method: each rate on each seed.
-    assert set(tuning.groupby(["arena", "head", "method", "metric"]).size()) == {4}
+    assert set(tuning.groupby([*CONDITION, "method", "metric"]).size()) == {4}
     table = differences(small)
-    means = accuracies(small).set_index(["tuned_on", "arena", "head", "method"])["accuracy"]
+    means = accuracies(small).set_index([*KEY, "method"])["accuracy"]
     for row in table.itertuples():
-        key = (row.tuned_on, row.arena, row.head)
+        key = tuple(getattr(row, column) for column in KEY)
         assert row.mean == pytest.approx(means[*key, row.method] - means[*key, row.rival])
-    assert len(table) == 4 * (11 * 6 - 2 + 4 * 5)  # 4 ways and arenas; 11 guides and 4 rivals against 6, none itself
+    # 5 ways and conditions; 14 guides and 4 rivals against 9, none against itself.
+    assert len(table) == 5 * (18 * 9 - 9)
     assert dict(table.groupby("arena")["n"].unique().str.join("")) == {
         "none 3-way 1-shot": "2 seeds x 10 episodes",
         "inverted 4-way stream": "2 seeds x 3 streams",
@@ -189,11 +217,12 @@ def test_the_best_guide_is_chosen_on_validation_tasks(small):
     frame = small.copy()
     tuning, best = frame["metric"].str.startswith("validation_"), frame["method"] == "relative"
     frame.loc[tuning, "value"] = np.where(frame.loc[tuning, "method"].isin(["learned", "shuffled"]), 0.9, 0.2)
-    frame.loc[tuning & best & (frame["learning_rate"] == 0.3), "value"] = 0.5
+    highest = frame["learning_rate"].isin([0.3, usual_rate("adam", 0.3)])
+    frame.loc[tuning & best & highest, "value"] = 0.5
     test = frame["metric"] == "accuracy"
     frame.loc[test, "value"] = (frame.loc[test, "method"] == "layers").astype(float)
     chosen = best_on_validation(frame)
-    assert len(chosen) == 4 and set(chosen.values()) == {"relative"}
+    assert len(chosen) == 5 and set(chosen.values()) == {"relative"}
 
 
 def test_conclusions_follow_from_the_numbers(small):
@@ -209,9 +238,9 @@ def test_conclusions_follow_from_the_numbers(small):
         frame.loc[accuracy, "value"] = np.where(frame.loc[accuracy, "method"].isin(CANDIDATES), guided, rivals)
         table = differences(frame)
         found = conclusions(frame, table)
-        assert len(found) == 8 and set(found["answer"]) == {answer}
+        assert len(found) == 10 and set(found["answer"]) == {answer}
         assert set(found["passes"]) == {guided > rivals} and set(found["beaten"]) == {guided < rivals}
-        assert verdict(frame, table).count(f"passes the bar in {4 if guided > rivals else 0} of 4 arenas") == 2
+        assert verdict(frame, table).count(f"passes the bar in {5 if guided > rivals else 0} of 5 arenas") == 2
 
 
 def test_a_guide_that_beats_only_one_of_the_bar_does_not_pass(small):
@@ -235,18 +264,22 @@ def test_what_is_told_about_guides_adds_up(small):
 
 
 def test_accuracies_say_whether_the_best_rate_is_at_the_edge_of_those_tried():
-    """Of three rates, plain does best in validation at the middle one, the linear probe at the highest."""
+    """Of three rates, plain does best in validation at the middle one, the linear probe at the highest; by
+    Adam, plain at the highest of its own."""
     key = {"seed": 0, "arena": "none 5-way 1-shot", "head": "zero", "part": None, "at": None}
     rows = []
-    for method, best, right in (("plain", 0.1, 0.7), ("frozen", 0.3, 0.6)):
-        for rate in (0.03, 0.1, 0.3):
+    cases = (("sgd", "plain", 0.1, 0.7), ("sgd", "frozen", 0.3, 0.6), ("adam", "plain", 0.03, 0.8))
+    for optimizer, method, best, right in cases:
+        key |= {"optimizer": optimizer}
+        for rate in (0.003, 0.01, 0.03) if optimizer == "adam" else (0.03, 0.1, 0.3):
             row = key | {"method": method, "learning_rate": rate}
             rows.append(row | {"task": "", "metric": "validation_first", "value": 0.9 if rate == best else 0.8})
         rows.append(key | {"method": method, "learning_rate": best, "task": 0, "metric": "accuracy", "value": right})
-    table = accuracies(pd.DataFrame(rows)).set_index("method")
+    table = accuracies(pd.DataFrame(rows)).set_index(["optimizer", "method"])
     assert table[["learning_rate", "accuracy", "edge"]].to_dict("index") == {
-        "plain": {"learning_rate": 0.1, "accuracy": 0.7, "edge": False},
-        "frozen": {"learning_rate": 0.3, "accuracy": 0.6, "edge": True},
+        ("sgd", "plain"): {"learning_rate": 0.1, "accuracy": 0.7, "edge": False},
+        ("sgd", "frozen"): {"learning_rate": 0.3, "accuracy": 0.6, "edge": True},
+        ("adam", "plain"): {"learning_rate": 0.03, "accuracy": 0.8, "edge": True},
     }
 
 

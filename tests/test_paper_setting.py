@@ -10,7 +10,7 @@ import torch
 
 from experiments.e10_paper_setting import figures, verdicts
 from experiments.e10_paper_setting.learning import learn
-from experiments.e10_paper_setting.methods import METHODS, binary, mean_gradient, of_body, uniform
+from experiments.e10_paper_setting.methods import METHODS, binary, mean_gradient, of_body
 from experiments.e10_paper_setting.parameters import CORE, PaperSettingParameters
 from experiments.e10_paper_setting.preparations import DigitPretraining, DigitScouting
 from experiments.e10_paper_setting.run import KEY, CharacterSetting, best, run
@@ -131,7 +131,8 @@ def test_guides_and_controls_by_hand():
     displacement = displaced({"body": [2.0, 0.1, 1.0], "head": [4.0]})
     assert of_body(displacement)["body"].tolist() == pytest.approx([1 / 4, 1 / 1600, 1 / 16])
     assert list(of_body(displacement)) == ["body"]
-    assert uniform(displacement)["body"].tolist() == pytest.approx([(1 / 4 + 1 / 1600 + 1 / 16) / 3] * 3)
+    one_g = METHODS["uniform"].guide(displacement)["body"]
+    assert one_g.tolist() == pytest.approx([(1 / 4 + 1 / 1600 + 1 / 16) / 3] * 3)
     assert binary(displacement)["body"].tolist() == [1, 0, 1]
     assert mean_gradient(displacement)["body"].tolist() == pytest.approx([1 / 2, 1 / 40, 1 / 4])
 

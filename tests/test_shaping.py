@@ -24,6 +24,7 @@ from gtl_core.shaping import (
     shuffled,
     sparse,
     temperature,
+    uniform,
 )
 
 G = torch.tensor([0.0, 0.1, 0.5, 0.75, 0.995, 1.0])
@@ -83,6 +84,12 @@ def test_free_and_per_tensor_by_hand():
     blocks = free(Guide({f"blocks.{i}.w": G for i in (1, 10)}), "blocks.1")
     assert blocks["blocks.1.w"].min() == 1 and torch.equal(blocks["blocks.10.w"], G)
     assert per_tensor(GUIDE)["body.w"].tolist() == pytest.approx([3.345 / 6] * 6)
+
+
+def test_uniform_by_hand():
+    """The mean of all six values, whatever tensor they are in."""
+    guide = uniform(Guide({"one": torch.tensor([0.0, 1.0]), "other": torch.tensor([[0.2, 0.4, 0.9, 0.5]])}))
+    assert guide["one"].tolist() == pytest.approx([0.5] * 2) and guide["other"][0].tolist() == pytest.approx([0.5] * 4)
 
 
 def test_shuffling_keeps_the_values_of_each_tensor():

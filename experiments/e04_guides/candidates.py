@@ -21,7 +21,8 @@ from experiments.methods import BASIC, CONTROL, FEATURES, FINE_TUNING, GUIDED, F
 from experiments.models import new_head
 from experiments.preparations.pretraining import Body
 from gtl_core.guide import Displacement, Guide, normalize
-from gtl_core.shaping import Binned, distance, free, per_tensor, power, shuffled
+from gtl_core.scouting import scout
+from gtl_core.shaping import Binned, distance, free, per_tensor, power, shuffled, uniform
 from gtl_core.tasks import Episode, labelled, rng, to_float
 from gtl_core.training import fit
 
@@ -35,6 +36,7 @@ class Scouted:
 
     body: Body  # where the scouts started
     displacement: Displacement  # where they ended
+    by_adam: Displacement  # where they ended when Adam trained them
     improved: Displacement  # the same, every scout weighing what it improved on held-out drawers
     binned: Binned  # all points that they passed, by distance
     by_time: dict[int, Displacement]  # where they were after so many steps
@@ -45,6 +47,17 @@ class Scouted:
 def root(displacement: Displacement | Binned) -> Guide:
     """Network scope, square root: the root mean square displacement."""
     return power(displacement.guide(), 0.5)
+
+
+def head_free(displacement: Displacement) -> Guide:
+    """`root`, but the new head moves as it would without a guide."""
+    return free(root(displacement), "head")
+
+
+def one_for_the_body(displacement: Displacement) -> Guide:
+    """`head_free` without its map: every parameter of the body has the mean of the body's g."""
+    guide = head_free(displacement)
+    return Guide({**guide, **uniform(guide.without("head"))})
 
 
 def one_per_tensor(displacement: Displacement) -> Guide:
@@ -94,6 +107,7 @@ class Candidate(Method):
 LEARNED = Family("learned by gradient", "#CC79A7")
 _further = partial(Candidate, further=True)
 _guided = partial(Candidate, family=GUIDED)
+_control = partial(Candidate, family=CONTROL)
 METHODS = table(
     [
         Candidate(**vars(BASIC["frozen"])),
@@ -103,13 +117,16 @@ METHODS = table(
         Candidate(**vars(BASIC["guided_tensor"]), on_axis="tensor scope"),
         Candidate(**vars(BASIC["guided_network"]), on_axis="network scope"),
         _guided("root", "guided (square root)", own_colour="#000000", guide=root, on_axis="network, square root"),
-        _guided("head_free", "the same, head free", guide=lambda d: free(root(d), "head")),
+        _guided("head_free", "the same, head free", guide=head_free),
         _guided("layers", "one g per tensor", guide=one_per_tensor),
         _guided("consistent", "scouts' consistency", guide=consistent),
         _guided("relative", "relative to |w|", guide=relative),
         _guided("improved", "by scouts' improvement", guide=root, made_of="improved"),
         _guided("distance", "binned by distance", guide=root, made_of="binned"),
-        Candidate("shuffled", "shuffled (control)", CONTROL, guide=lambda d: shuffled(root(d), rng(0, "shuffled"))),
+        _guided("adam_scouts", "head free, scouts by Adam", guide=head_free, made_of="by_adam"),
+        _control("shuffled", "shuffled (control)", guide=lambda d: shuffled(root(d), rng(0, "shuffled"))),
+        _control("uniform", "one g for the body (control)", guide=one_for_the_body),
+        _control("adam_uniform", "one g, scouts by Adam (control)", guide=one_for_the_body, made_of="by_adam"),
         Candidate("learned", "guided (learned)", LEARNED, guide=Guide, made_of="learned", on_axis=LEARNED.label),
     ]
 )
@@ -137,28 +154,38 @@ def scout_from(p: GuidesParameters, point_and_body: tuple[StartingPoint, Body]) 
     improved = Displacement(model)
     by_time = {max(1, round(share * p.scout_epochs)): Displacement(model) for share in TIMES}
     # The edges are not known beforehand: those that part the first scout's way into equally many points.
-    pilot = [distance(scout, improved.zero_point) for scout in _steps(p, model, tasks[0])]
+    pilot = [distance(moving, improved.zero_point) for moving in _steps(p, model, tasks[0])]
     binned = Binned(model, np.quantile(pilot, np.arange(1, N_BINS) / N_BINS).tolist())
     for task in tasks:
-        for step, scout in enumerate(_steps(p, model, task), 1):
-            binned.add(scout)
+        for step, moving in enumerate(_steps(p, model, task), 1):
+            binned.add(moving)
             if step in by_time:
-                by_time[step].add(scout)
+                by_time[step].add(moving)
         alone = Displacement(model)
-        if alone.add(scout):
-            improved = improved + max(0.0, _loss(model, task) - _loss(scout, task)) * alone
+        if alone.add(moving):
+            improved = improved + max(0.0, _loss(model, task) - _loss(moving, task)) * alone
+    by_adam = scout(model, [labelled(task.support) for task in tasks], p.recipe("adam"))
     tasks = p.episodes(point, "scouting", "learned guide", p.learned_tasks, p.scout_n_way, 1, p.scout_n_query)
     learned = learned_guide(model, tasks, n_steps=p.epochs)
-    return Scouted(body, by_time[p.scout_epochs], improved, binned, by_time, learned, _trained_further(p, point, model))
+    return Scouted(
+        body=body,
+        displacement=by_time[p.scout_epochs],
+        by_adam=by_adam,
+        improved=improved,
+        binned=binned,
+        by_time=by_time,
+        learned=learned,
+        further=_trained_further(p, point, model),
+    )
 
 
 def _steps(p: GuidesParameters, model: nn.Module, task: Episode) -> Iterator[nn.Module]:
     """One scout, after each of its steps."""
-    scout = copy.deepcopy(model)
-    optimizer = torch.optim.SGD(scout.parameters(), lr=p.scout_learning_rate)
+    moving = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(moving.parameters(), lr=p.scout_learning_rate)
     for _ in range(p.scout_epochs):
-        fit(scout, *labelled(task.support), optimizer, epochs=1)
-        yield scout
+        fit(moving, *labelled(task.support), optimizer, epochs=1)
+        yield moving
 
 
 @torch.no_grad()

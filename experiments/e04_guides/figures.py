@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from experiments.e04_guides.candidates import BAR, CANDIDATES, METHODS, RIVALS
 from experiments.e04_guides.parameters import GuidesParameters
-from experiments.e04_guides.run import best_on_validation, differences
+from experiments.e04_guides.run import CONDITION, KEY, best_on_validation, differences
 from experiments.experiment import Experiment
+from experiments.optimizers import LABELS as OPTIMIZERS
 from experiments.style import HEADS, drawing, of_methods, rate_axis
 from gtl_core.shaping import TEMPERATURES
 
@@ -116,24 +117,25 @@ def guides_arenas(frame: pd.DataFrame) -> Figure:
 
     Each at its own best rate. A star marks the guide of the scouts that was best on validation tasks.
     """
-    by_key, best = differences(frame).set_index(["tuned_on", "arena", "head"]), best_on_validation(frame)
+    by_key, best = differences(frame).set_index(KEY), best_on_validation(frame)
     arenas = list(dict.fromkeys(frame["arena"]))
     keys = sorted(dict.fromkeys(by_key.index), key=lambda key: arenas.index(key[1]))
     shown = [METHODS[name] for name in (*CANDIDATES, *RIVALS) if name not in BAR]
     names = [method.name for method in shown]
     with _grid(keys, 6, (1.6, 2.3, 4.2), legend=(), sharey=True) as (figure, axes):
-        for axis, (tuned_on, arena, head) in zip(axes, keys, strict=True):
+        for axis, key in zip(axes, keys, strict=True):
+            tuned_on, arena, head, optimizer = key
             axis.axvline(0, color="#999999", linewidth=0.8)
-            here = by_key.loc[(tuned_on, arena, head)].set_index(["rival", "method"])
+            here = by_key.loc[key].set_index(["rival", "method"])
             for rival, shift in zip(map(METHODS.get, BAR), (-0.15, 0.15), strict=True):
                 y, against = np.arange(len(shown)) + shift, here.loc[rival.name].loc[names]
                 axis.hlines(y, 100 * against["low"], 100 * against["high"], color=rival.colour, linewidth=2)
                 dots = {"color": rival.colour, "markersize": 4, "label": f"minus {rival.label}"}
                 axis.plot(100 * against["mean"], y, "o", **dots)
-            star = names.index(best[tuned_on, arena, head])
+            star = names.index(best[key])
             axis.plot(0.02, star, "*", color="black", markersize=8, transform=axis.get_yaxis_transform())
             when = f"\n{WHEN[tuned_on]}" if arena.endswith("stream") else ""
-            axis.set_title(f"{_arena(arena)}\n{HEADS[head]}{when}", fontsize=8)
+            axis.set_title(f"{_arena(arena)}\n{HEADS[head]}, {OPTIMIZERS[optimizer]}{when}", fontsize=8)
             axis.set(xlabel="accuracy, points", ylim=(len(shown) - 0.5, -0.5))
             axis.set(yticks=range(len(shown)), yticklabels=[method.on_axis or method.label for method in shown])
             axis.tick_params(axis="y", labelsize=8)
@@ -142,15 +144,15 @@ def guides_arenas(frame: pd.DataFrame) -> Figure:
 
 def guides_rates(frame: pd.DataFrame) -> Figure:
     """Accuracy at the end of the tuning tasks against the learning rate, in every arena."""
-    tuning = frame[frame["metric"] == "validation_last"].groupby(["arena", "head"], sort=False)
+    tuning = frame[frame["metric"] == "validation_last"].groupby(CONDITION, sort=False)
     shown = [METHODS[name] for name in ("frozen", "plain", "guided_network", "guided_tensor", "root", "learned")]
     legend = [method.label for method in shown]
     with _grid(tuning, 4, (0.6, 2.8, 2.7), legend=legend, sharex=True, sharey=True) as (figure, axes):
-        for axis, ((arena, head), of_condition) in zip(axes, tuning, strict=True):
+        for axis, ((arena, head, optimizer), of_condition) in zip(axes, tuning, strict=True):
             for method, rows in of_methods(of_condition, shown):
                 mean = 100 * rows.groupby("learning_rate")["value"].mean()
                 axis.plot(mean.index, mean, color=method.colour, marker="o", markersize=3, label=method.label)
-            axis.set_title(f"{_arena(arena)}, {HEADS[head]}", fontsize=8)
+            axis.set_title(f"{_arena(arena)},\n{HEADS[head]}, {OPTIMIZERS[optimizer]}", fontsize=8)
             axis.set(ylim=(0, 102), ylabel="validation accuracy (%)")
             rate_axis(axis)
             axis.label_outer()

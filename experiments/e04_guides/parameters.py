@@ -13,9 +13,11 @@ from experiments.data import N_DRAWERS, load
 from experiments.data.splits import split_classes
 from experiments.episodes import EpisodeCount, Task
 from experiments.images import ImageParameters
-from experiments.parameters import Count, Head, distinct
+from experiments.optimizers import OptimizerName, recipe, usual_rate
+from experiments.parameters import Count, Distinct, Head, distinct
 from experiments.preparations.pretraining import Body, Pretraining, zero_point
 from gtl_core.tasks import Episode, rng, sample_episode
+from gtl_core.training import Recipe
 
 SHIFTS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda images: images,
@@ -59,6 +61,14 @@ class StartingPoint(NamedTuple):
     head: Head
 
 
+class Condition(NamedTuple):
+    """What is alike for all methods that are compared."""
+
+    task: ShiftedTask
+    head: Head
+    optimizer: OptimizerName  # that trains on the task
+
+
 def _written_alike(values: tuple[str, ...]) -> tuple[str, ...]:
     return distinct(tuple(str(ShiftedTask.parse(value)) for value in values))
 
@@ -76,6 +86,7 @@ class GuidesParameters(ImageParameters):
     epochs: Count
     first_epochs: Count
     stream_epochs: Count
+    optimizers: Distinct[OptimizerName]
     scout_n_way: Annotated[int, Field(ge=2)]
     scout_n_query: Count
     learned_tasks: Count
@@ -91,13 +102,22 @@ class GuidesParameters(ImageParameters):
             raise ValueError(f"scout_n_query = {self.scout_n_query}: at most {N_DRAWERS - self.scout_n_shot}")
         return self
 
-    def conditions(self) -> list[tuple[ShiftedTask, Head]]:
-        """The first shifted task with every head, the others with the first head."""
+    def conditions(self) -> list[Condition]:
+        """The first shifted task with every head and every optimizer, the others with the first of both."""
         first, *others = map(ShiftedTask.parse, self.arenas)
-        return [(first, head) for head in self.heads] + [(task, self.heads[0]) for task in others]
+        every = [Condition(first, *pair) for pair in product(self.heads, self.optimizers)]
+        return every + [Condition(task, self.heads[0], self.optimizers[0]) for task in others]
+
+    def rates(self, optimizer: OptimizerName) -> list[float]:
+        """Those that every method tries with it."""
+        return [usual_rate(optimizer, rate) for rate in self.learning_rates]
+
+    def recipe(self, optimizer: OptimizerName) -> Recipe:
+        """What a scout does when this optimizer trains it."""
+        return recipe(optimizer, usual_rate(optimizer, self.scout_learning_rate), self.scout_epochs)
 
     def starting_points(self) -> list[StartingPoint]:
-        of_conditions = ((task.shift, head) for task, head in self.conditions())
+        of_conditions = ((task.shift, head) for task, head, _ in self.conditions())
         return list(dict.fromkeys(StartingPoint(seed, *c) for c, seed in product(of_conditions, self.seeds())))
 
     def pretraining(self, point: StartingPoint) -> Pretraining:

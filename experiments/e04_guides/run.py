@@ -19,6 +19,7 @@ from experiments.e04_guides.candidates import BAR, BY_SCOUTS, CANDIDATES, METHOD
 from experiments.e04_guides.parameters import TUNED_ON, GuidesParameters, ShiftedTask, StartingPoint
 from experiments.episodes import SIDE_BY_SIDE, accuracy_rows
 from experiments.images import start_from
+from experiments.optimizers import OptimizerName
 from experiments.parameters import Head
 from experiments.preparations.pretraining import Body
 from experiments.preparations.steps import made
@@ -29,13 +30,16 @@ from gtl_core.guide import Guide
 from gtl_core.tasks import Episode, arrivals_of, labelled, rng
 from gtl_core.training import correct
 
-CONDITION = ["arena", "head"]
+CONDITION = ["arena", "head", "optimizer"]
 KEY = ["tuned_on", *CONDITION]
 QUESTIONS = (
     ("root", "shuffled", "Does it matter which parameter has which g"),
     ("distance", "root", "Do several guides by distance add to one"),
     ("improved", "root", "Does it help to weigh scouts by what they improved"),
     ("head_free", "root", "Does it help to free the head"),
+    ("head_free", "uniform", "Does the map of the body add to its mean"),
+    ("adam_scouts", "adam_uniform", "And where Adam trained the scouts"),
+    ("adam_scouts", "head_free", "Do scouts by Adam make a better guide"),
 )
 
 
@@ -44,6 +48,7 @@ class GuideVariant(NamedTuple):
 
     arena: str
     head: Head
+    optimizer: OptimizerName
     method: str
 
     @property
@@ -66,7 +71,7 @@ def run(p: GuidesParameters) -> pd.DataFrame:
 
     Rows without an arena describe the first network's guides and the optimizers; see `anatomy` and `moves`.
     """
-    p.check_ways(p.scout_n_way, *(task.n_way for task, _ in p.conditions()))
+    p.check_ways(p.scout_n_way, *(condition.task.n_way for condition in p.conditions()))
     points = p.starting_points()
     with made(p.preparations(), p.prepared, p.workers) as folder:
         bodies = [(point, p.pretraining(point).body(folder)) for point in points]
@@ -75,8 +80,8 @@ def run(p: GuidesParameters) -> pd.DataFrame:
     starts = {(point, m.name): m.start(left) for point, left in scouted.items() for m in METHODS.values()}
     rows, tests = tune_and_test(
         p,
-        variants=[GuideVariant(str(task), head, method) for task, head in p.conditions() for method in METHODS],
-        settings=lambda variant: [LearningRate(rate) for rate in p.learning_rates],
+        variants=[GuideVariant(str(c.task), c.head, c.optimizer, m) for c in p.conditions() for m in METHODS],
+        settings=lambda variant: [LearningRate(rate) for rate in p.rates(variant.optimizer)],
         start=lambda job: starts[job.variant.starting_point(job.seed), job.variant.method],
         measure=accuracies_at_both_ends,
         record=_validation,
@@ -108,9 +113,9 @@ def accuracies_at_both_ends(job: Job, start: tuple[Body, Guide | None]) -> np.nd
     point, method = job.variant.starting_point(job.seed), METHODS[job.variant.method]
     model = p.zero_point(point, task.n_way, body)
     guide = for_ways(guide, task.n_way) if guide else None
-    scores = []
+    rate, scores = job.setting.learning_rate, []
     for some in groups(_tasks(job), max(1, SIDE_BY_SIDE // (task.n_way * max(1, task.n_shot)))):
-        view, copies, optimizer = start_from(model, guide, job.setting.learning_rate, len(some), method.head_only)
+        view, copies, optimizer = start_from(model, guide, rate, len(some), method.head_only, job.variant.optimizer)
         inputs, labels = side_by_side([one.support for one in some])
         inputs, first_epochs = view(inputs), p.epochs
         arrivals = [(inputs, labels)]
@@ -141,29 +146,30 @@ def _at_best_rates(frame: pd.DataFrame) -> Iterator[tuple[dict[str, str], dict[s
     """For every way to choose rates and every condition: both as columns, and each method's test rows at its rate."""
     of_arenas = frame[frame["arena"].notna()].drop(columns=["part", "at"])
     for tuned_on in TUNED_ON:
-        for (arena, head), rows in at_chosen_rates(of_arenas, tuned_on).groupby(CONDITION, sort=False):
-            if tuned_on in ShiftedTask.parse(arena).tuned_on:
-                key = {"tuned_on": tuned_on, "arena": arena, "head": head}
+        for condition, rows in at_chosen_rates(of_arenas, tuned_on).groupby(CONDITION, sort=False):
+            key = dict(zip(KEY, (tuned_on, *condition), strict=True))
+            if tuned_on in ShiftedTask.parse(key["arena"]).tuned_on:
                 yield key, dict(list(rows.groupby("method", sort=False)))
 
 
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every method minus every rival (and minus ``root`` and ``shuffled``) in every arena, each at its own best rate.
+    """Every method minus every rival, and minus what the `QUESTIONS` ask about, in every condition, each at its own
+    best rate.
 
-    tuned_on: see `choose_rates`; episodes know only ``first``. One row per (tuned_on, arena, head, method, rival) with
-    the columns of `difference`.
+    tuned_on: see `choose_rates`; episodes know only ``first``. One row per (tuned_on, arena, head, optimizer, method,
+    rival) with the columns of `difference`.
     """
-    rows = []
+    rows, others = [], list(dict.fromkeys([*RIVALS, *(other for _, other, _ in QUESTIONS)]))
     for key, test in _at_best_rates(frame):
         tasks = "episodes" if ShiftedTask.parse(key["arena"]).n_shot else "streams"
-        for method, rival in product([*CANDIDATES, *RIVALS], [*RIVALS, "root", "shuffled"]):
+        for method, rival in product([*CANDIDATES, *RIVALS], others):
             if method != rival:
                 rows.append(key | {"method": method, "rival": rival} | difference(test[method], test[rival], tasks))
     return pd.DataFrame(rows)
 
 
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean test accuracy of every method at its own best rate: one row per (tuned_on, arena, head, method).
+    """Mean test accuracy of every method at its own best rate: one row per key and method.
 
     ``edge``: whether the rate is the lowest or highest that was tried, so that the method may have wanted another.
     """
@@ -172,27 +178,29 @@ def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
         for key, test in _at_best_rates(frame)
         for method, rows in test.items()
     )
-    return table.assign(edge=table["learning_rate"].isin(frame["learning_rate"].agg(["min", "max"])))
+    tried = frame.groupby("optimizer")["learning_rate"].agg(["min", "max"])
+    ends = [table["optimizer"].map(tried[end]) for end in tried]
+    return table.assign(edge=(table["learning_rate"] == ends[0]) | (table["learning_rate"] == ends[1]))
 
 
-def best_on_validation(frame: pd.DataFrame) -> dict[tuple[str, str, str], str]:
-    """(tuned_on, arena, head) -> the scouts' guide with the highest validation accuracy at its best rate."""
+def best_on_validation(frame: pd.DataFrame) -> dict[tuple[str, ...], str]:
+    """(tuned_on, arena, head, optimizer) -> the scouts' guide with the highest validation accuracy at its best rate."""
     chosen = {}
     for tuned_on in TUNED_ON:
         tuning = frame[frame["metric"] == ("validation_last" if tuned_on == "last" else "validation_first")]
-        for (arena, head), rows in tuning.groupby(CONDITION, sort=False):
-            if tuned_on in ShiftedTask.parse(arena).tuned_on:
+        for condition, rows in tuning.groupby(CONDITION, sort=False):
+            if tuned_on in ShiftedTask.parse(condition[0]).tuned_on:
                 best = rows.groupby(["method", "learning_rate"])["value"].mean().groupby(level="method").max()
-                chosen[tuned_on, arena, head] = best[BY_SCOUTS].idxmax()
+                chosen[(tuned_on, *condition)] = best[BY_SCOUTS].idxmax()
     return chosen
 
 
 def conclusions(frame: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """For each arena the scouts' guide that is best *on validation tasks*, and the learned one, against the rivals.
+    """For each condition the scouts' guide that is best *on validation tasks*, and the learned one, against the rivals.
 
     table: the `differences`. Choosing among candidates on the test tasks would flatter the winner. One row per
-    (tuned_on, arena, head, kind); ``answer`` says which of frozen and plain it is above or below; ``passes`` if it is
-    above both; ``beaten`` if it is below the zero point trained further on the scouts' data.
+    (tuned_on, arena, head, optimizer, kind); ``answer`` says which of frozen and plain it is above or below; ``passes``
+    if it is above both; ``beaten`` if it is below the zero point trained further on the scouts' data.
     """
     by_pair = table.set_index([*KEY, "method", "rival"]).sort_index()
     rows = []
@@ -221,7 +229,7 @@ def verdict(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     passes = against_bar.groupby([*KEY, "method"], sort=False)["side"].agg(lambda sides: (sides == "above").all())
     pairs = f"Of all {len(passes)} pairs of candidate and arena, {passes.sum()}"
     lines.append(f"{pairs} pass in hindsight, on the test tasks{':' if passes.any() else '.'}")
-    lines += [f"  {guide} ({arena}, {head} head, {tuned_on})" for tuned_on, arena, head, guide in passes.index[passes]]
+    lines += [f"  {key[-1]} ({key[1]}, {key[2]} head, {key[3]}, {key[0]})" for key in passes.index[passes]]
     for one, other, what in QUESTIONS:
         pairs = table[(table["method"] == one) & (table["rival"] == other)]
         counts = ", ".join(f"{word} in {sum(pairs['side'] == word)}" for word in ("above", "below", "undecided"))

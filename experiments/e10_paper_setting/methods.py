@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import torch
-
 from experiments.methods import (
     CONTROL,
     FEATURES,
@@ -22,7 +20,7 @@ from experiments.methods import (
     table,
 )
 from gtl_core.guide import Displacement, Guide
-from gtl_core.shaping import mapped, per_tensor, power, shuffled
+from gtl_core.shaping import mapped, per_tensor, power, shuffled, uniform
 from gtl_core.tasks import rng
 
 THRESHOLD = 0.01  # of the binary guide: parameters that scouts used at all
@@ -53,13 +51,6 @@ def of_body(displacement: Displacement, **settings: str) -> Guide:
     return displacement.guide(**settings).without("head")
 
 
-def uniform(displacement: Displacement) -> Guide:
-    """One g for the whole body, the mean of its guide."""
-    guide = of_body(displacement)
-    mean = torch.cat([g.flatten() for g in guide.values()]).mean()
-    return mapped(guide, lambda g: mean.expand_as(g), "uniform")
-
-
 def binary(displacement: Displacement) -> Guide:
     """1 where g > `THRESHOLD`, else 0."""
     return mapped(of_body(displacement), lambda g: (g > THRESHOLD).float(), "binary")
@@ -84,7 +75,7 @@ GUIDES = [
 ]
 CONTROLS = [
     _control("shuffled", "values shuffled", guide=lambda d: shuffled(of_body(d), rng(0, "shuffled"))),
-    _control("uniform", "one g: the mean", own_colour="#E69F00", guide=uniform, one_rate=True),
+    _control("uniform", "one g: the mean", own_colour="#E69F00", guide=lambda d: uniform(of_body(d)), one_rate=True),
     _control("per_tensor", "one g per tensor", own_colour="#F0E442", guide=lambda d: per_tensor(of_body(d))),
     _control("binary", f"g > {THRESHOLD} or not", own_colour="#A6761D", guide=binary),
     _control("fisher", "mean |gradient|", own_colour="#CC79A7", guide=mean_gradient, gradients=True),

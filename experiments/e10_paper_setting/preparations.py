@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from experiments.costs import TRAINING
 from experiments.data import load
 from experiments.models import cnn, conv4, new_head
-from experiments.optimizers import OPTIMIZERS, OptimizerName
+from experiments.optimizers import OptimizerName, recipe
 from experiments.parameters import Count, Rate, Seed
 from experiments.preparations.pretraining import Body
 from experiments.preparations.scouting import SIDE_BY_SIDE, ScoutingStep
@@ -128,8 +128,7 @@ class DigitScouting(ScoutingStep):
     def recipe(self, n_images: int) -> Recipe:
         """What a scout with so many images does."""
         epochs = -(-self.n_steps * self.batch_size // n_images)
-        optimizer, options = OPTIMIZERS[self.optimizer]
-        return Recipe(SCOUT_RATES[self.optimizer], epochs, self.batch_size, optimizer, options)
+        return recipe(self.optimizer, SCOUT_RATES[self.optimizer], epochs, self.batch_size)
 
     def make(self, folder: Path) -> None:
         model = self.pretraining.model(folder, self.n_way, "pretrained" if self.head == "pretrained" else "random")

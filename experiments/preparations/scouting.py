@@ -11,7 +11,7 @@ from torch import nn
 from experiments.costs import TRAINING
 from experiments.data import load
 from experiments.data.splits import split_classes
-from experiments.optimizers import OPTIMIZERS, OptimizerName
+from experiments.optimizers import OptimizerName, recipe
 from experiments.parameters import Count, Head, Rate
 from experiments.preparations.pretraining import Body, Pretraining, zero_point
 from experiments.preparations.steps import Step
@@ -60,8 +60,7 @@ class Scouting(ScoutingStep):
 
     def recipe(self) -> Recipe:
         """What each scout does."""
-        optimizer, options = OPTIMIZERS[self.optimizer]
-        return Recipe(self.learning_rate, self.epochs, optimizer=optimizer, options=options)
+        return recipe(self.optimizer, self.learning_rate, self.epochs)
 
     def scout(self, body: Body) -> Displacement:
         dataset, seed = load(self.pretraining.dataset), self.pretraining.seed
