@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary file beside ``path`` to write, which takes its place at the end of the ``with``.
 
-    A kill at any moment leaves the old file or the new one, an exception the old one. The folder must exist.
+    A kill at any moment leaves the old file or the new one, an exception the old one. A link stays one. Raises
+    FileNotFoundError if there is no such folder.
     """
-    path = Path(path)
+    path = Path(path).resolve()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path.name}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -92,3 +97,27 @@ def check_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], what: str
         if one[name].shape != other[name].shape:
             shapes = tuple(one[name].shape), tuple(other[name].shape)
             raise ValueError(f"{what} has shape {shapes[0]} for '{name}', {whom} {shapes[1]}")
+
+
+def trained(source: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The parameters that training may move: buffers, such as BatchNorm's running mean, follow the data."""
+    if not isinstance(source, nn.Module):
+        return source
+    return {name: p for name, p in source.named_parameters() if p.requires_grad}
+
+
+def named(tensors: Mapping[str, Tensor], names: Iterable[str], what: str) -> set[str]:
+    """The tensors that ``names`` mean, as `Guide.named` says; ``what``: what they are called if one means none."""
+    found: set[str] = set()
+    for name in names:
+        meant = {n for n in tensors if n.startswith(f"{name}.") or fnmatchcase(n, name)}
+        if not meant:
+            raise ValueError(f"{what} has no entry for '{name}'")
+        found |= meant
+    return found
+
+
+def called_otherwise(one: Iterable[str], other: Iterable[str]) -> tuple[str, str] | None:
+    """A name of each that differ by what a wrapper puts before, if no name is in both."""
+    pairs = itertools.product(one, other) if not {*one} & {*other} else ()
+    return next((pair for pair in pairs if pair[0].endswith(f".{pair[1]}") or pair[1].endswith(f".{pair[0]}")), None)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gtl_core.files import check_same, digest, read_safetensors, write_safetensors
+from gtl_core.files import called_otherwise, check_same, digest, named, read_safetensors, trained, write_safetensors
+from gtl_core.normalization import allow, normalize
 
 STATISTICS = ("square", "abs")
-SCOPES = ("network", "tensor")
-NORMALIZATIONS = ("max", "minmax", "zero", "raw")
 
 
 class Displacement:
@@ -22,14 +21,18 @@ class Displacement:
 
     Only sums are kept, so memory does not grow with the number of scouts, and two displacements from the same zero
     point add up: ``a + b`` is what one scouting party would have found that ran the tasks of both; in ``0.5 * a`` every
-    scout counts half.
+    scout counts half. Of a network, only parameters that require a gradient are kept.
 
     ``zero_point`` maps parameter names to a copy of where the scouts started; ``count`` is the number of scouts added
-    (not whole after a multiplication), ``diverged`` the number left out because they ended non-finite.
+    (not whole after a multiplication), ``diverged`` the number left out because they ended non-finite. Raises
+    ValueError if a parameter is not of real numbers.
     """
 
     def __init__(self, zero_point: nn.Module | Mapping[str, Tensor]) -> None:
-        self.zero_point = {name: p.detach().clone() for name, p in _parameters(zero_point).items()}
+        self.zero_point = {name: p.detach().clone() for name, p in trained(zero_point).items()}
+        for name, p in self.zero_point.items():
+            if not p.is_floating_point():
+                raise ValueError(f"'{name}' is {p.dtype}: only parameters of real numbers can be guided")
         self.count: float = 0
         self.diverged = 0
         # Half precision would lose small displacements in a long sum.
@@ -40,9 +43,10 @@ class Displacement:
 
     def add(self, scout: nn.Module | Mapping[str, Tensor]) -> bool:
         """Add one trained scout. False, and nothing added, if it diverged (its displacement is not finite)."""
-        parameters = _parameters(scout)
-        check_same(parameters, self.zero_point, "the scout", "the zero point")
-        here = {n: p.detach().to(self.zero_point[n].device) for n, p in parameters.items()}
+        if isinstance(scout, nn.Module):
+            scout = {name: p for name, p in scout.named_parameters() if name in self.zero_point}
+        check_same(scout, self.zero_point, "the scout", "the zero point")
+        here = {n: p.detach().to(self.zero_point[n].device) for n, p in scout.items()}
         moved = {n: (p - self.zero_point[n]).to(_accumulator(p)) for n, p in here.items()}
         squared = {n: d.square() for n, d in moved.items()}
         if not all(torch.isfinite(s).all() for s in squared.values()):
@@ -55,7 +59,9 @@ class Displacement:
         self.count += 1
         return True
 
-    def __add__(self, other: Displacement) -> Displacement:
+    def __add__(self, other: Displacement | int) -> Displacement:
+        if not isinstance(other, Displacement):
+            return self if other == 0 else NotImplemented  # where `sum` begins
         if digest(self.zero_point) != digest(other.zero_point):
             raise ValueError("displacements from two different zero points cannot be added")
         added = {kind: {n: s + other._sums[kind][n] for n, s in sums.items()} for kind, sums in self._sums.items()}
@@ -67,6 +73,8 @@ class Displacement:
             raise ValueError(f"weight = {weight}: must not be negative")
         weighted = {kind: {n: weight * s for n, s in sums.items()} for kind, sums in self._sums.items()}
         return self._with(weighted, weight * self.count, self.diverged)
+
+    __radd__, __mul__ = __add__, __rmul__
 
     @property
     def mean(self) -> dict[str, Tensor]:
@@ -95,7 +103,7 @@ class Displacement:
 
         Raises ValueError if there is no scout to average over, or if no parameter moved.
         """
-        _allow("statistic", statistic, STATISTICS)
+        allow("statistic", statistic, STATISTICS)
         means = self._mean(statistic)
         if not any(mean.any() for mean in means.values()):  # also where squares of tiny displacements underflow
             raise ValueError("no parameter moved: the scouts did not train the copies that they were given")
@@ -142,10 +150,12 @@ class Guide(Mapping[str, Tensor]):
 
     A read-only mapping from parameter name (as in ``model.named_parameters()``) to a tensor of the parameter's shape.
     Made by `Displacement.guide`, or by hand for control experiments: ``Guide({name: torch.ones_like(p), ...})``.
-    ``metadata`` tells where it comes from. Values are copied in; raises ValueError if one is not in [0, 1].
+    ``metadata`` tells where it comes from. Values are copied in; ValueError if one is not in [0, 1].
     """
 
     def __init__(self, values: Mapping[str, Tensor], metadata: Mapping[str, object] | None = None) -> None:
+        if not isinstance(values, Mapping) or not all(isinstance(g, Tensor) for g in values.values()):
+            raise TypeError(f"values: must be a mapping from names to tensors, and is a {type(values).__name__}")
         for name, g in values.items():
             if not ((g >= 0) & (g <= 1)).all():  # NaN fails both comparisons
                 raise ValueError(f"guide values must lie in [0, 1]: '{name}' has {g.min():.3g} to {g.max():.3g}")
@@ -162,87 +172,76 @@ class Guide(Mapping[str, Tensor]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        n = sum(g.numel() for g in self.values())
-        mean = sum(g.sum().item() for g in self.values()) / max(n, 1)
-        return f"Guide({n} values in {len(self)} tensors, mean {mean:.3g}, {self.metadata})"
+        n, total = sum(g.numel() for g in self.values()), sum(g.sum().item() for g in self.values())
+        return f"Guide({n} values in {len(self)} tensors, mean {total / max(n, 1):.3g}, {self.metadata})"
 
     def to(self, device: str | torch.device) -> Guide:
         """A copy on another device."""
         return Guide({name: g.to(device) for name, g in self.items()}, self.metadata)
 
     def without(self, *names: str) -> Guide:
-        """The guide without the parameters ``names``, each a parameter or a module of which all are meant (``head``).
+        """The guide without the parameters ``names``, see `named`: `Guided` has ``unguided`` for what has none."""
+        return self._of(set(self) - self.named(*names))
 
-        For what it says nothing about, such as a new task's head: `Guided` has ``unguided`` for that. Raises ValueError
-        if nothing has such a name.
+    def only(self, *names: str) -> Guide:
+        """The guide of the parameters ``names``, see `named`, and of nothing else."""
+        return self._of(self.named(*names))
+
+    def renamed(self, rename: Callable[[str], str]) -> Guide:
+        """The guide for a network that calls its parameters ``rename(name)``. ValueError if two would be called alike.
+
+        ``guide.renamed(lambda name: name.removeprefix("module."))`` is for the network inside a wrapper.
         """
-        left_out = self.named(*names)
-        return Guide({n: g for n, g in self.items() if n not in left_out}, self.metadata)
+        if len({rename(name) for name in self}) < len(self):
+            raise ValueError("rename gives two parameters one name")
+        return Guide({rename(name): g for name, g in self.items()}, self.metadata)
 
     def named(self, *names: str) -> set[str]:
-        """The parameters that ``names`` mean, each a parameter or a module; ValueError if one means none."""
-        found: set[str] = set()
-        for name in names:
-            meant = {n for n in self if n == name or n.startswith(f"{name}.")}
-            if not meant:
-                raise ValueError(f"guide has no entry for '{name}'")
-            found |= meant
-        return found
+        """The parameters that ``names`` mean: each a parameter, a module of which all are meant (``head``), or a
+        pattern (``*lora_*``). ValueError if one means none."""
+        return named(self, names, "guide")
+
+    def _of(self, names: set[str]) -> Guide:
+        return Guide({name: g for name, g in self.items() if name in names}, self.metadata)
 
     def check(self, model: nn.Module, partial: bool = False) -> None:
-        """Raise ValueError, naming the parameter, unless the guide has exactly one value per parameter of ``model``;
-        if it may be ``partial``, per parameter for which it has any."""
-        parameters = _parameters(model)
-        if partial:
-            parameters = {name: p for name, p in parameters.items() if name in self}
+        """Raise ValueError, naming the parameter, unless the guide has one tensor for each parameter of ``model`` that
+        requires a gradient (if it may be ``partial``, for any of them), and none for what is not there."""
+        there = dict(model.named_parameters())
+        needed = {n: p for n, p in there.items() if n in self or (p.requires_grad and not partial)}
         try:
-            check_same(self, parameters, "guide", "the model")
+            check_same(self, needed, "guide", "the model")
         except ValueError as error:
             hint = "guide.without(name) and Guided(..., unguided=...) are for parts of a network that have no guide"
+            if pair := called_otherwise(self, there):
+                hint = "'{}' is '{}' in the model: give the plain module, or guide.renamed(...)".format(*pair)
             raise ValueError(f"{error} ({hint})") from None
 
     def save(self, path: str | Path, sparse: bool = False) -> None:
         """Write values, metadata, torch version; if ``sparse``, only values that are not 0 (see `shaping.sparse`)."""
-        write_safetensors(path, self._values, {**self.metadata, "torch": torch.__version__}, sparse)
+        write_safetensors(path, self._values, {"guide": {**self.metadata, "torch": torch.__version__}}, sparse)
 
     @classmethod
-    def load(cls, path: str | Path, model: nn.Module | None = None) -> Guide:
+    def load(cls, path: str | Path, model: nn.Module | None = None, partial: bool = False) -> Guide:
         """Read a guide onto the CPU, whatever device it was saved from; with ``model``, check that it fits and put it
-        onto the model's device."""
+        onto the model's device.
+
+        partial: leave out what the model does not have, or has in another shape, such as the head of another task;
+        ``metadata["left_out"]`` lists the names, and `Guided` has ``unguided`` for them.
+        """
         values, metadata = read_safetensors(path)
-        if "count" in metadata:
+        if "guide" not in metadata:
             raise ValueError(f"{path} holds a displacement, not a guide: Displacement.load(path).guide()")
-        guide = cls(values, metadata)
-        if model is not None:
-            guide.check(model)
-            guide = cls({name: guide[name].to(p.device) for name, p in model.named_parameters()}, metadata)
-        return guide
-
-
-def normalize(values: Mapping[str, Tensor], scope: str = "network", normalization: str = "max") -> dict[str, Tensor]:
-    """Values >= 0 of any statistic brought into [0, 1], as `Displacement.guide` says."""
-    _allow("scope", scope, SCOPES)
-    _allow("normalization", normalization, NORMALIZATIONS)
-    normalized = {}
-    for names in [list(values)] if scope == "network" else [[name] for name in values]:
-        low = min(values[name].min() for name in names)
-        high = max(values[name].max() for name in names)
-        if normalization in ("max", "raw") or (normalization == "minmax" and low == high):
-            low = torch.zeros_like(low)
-        width = torch.ones_like(high) if normalization in ("zero", "raw") else high - low
-        for name in names:
-            normalized[name] = ((values[name] - low) / width).clamp(0, 1) if high > 0 else values[name]
-    return normalized
-
-
-def _parameters(source: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    # Parameters only: buffers such as BatchNorm's running mean are not trained, so they have no guide.
-    return dict(source.named_parameters()) if isinstance(source, nn.Module) else source
-
-
-def _allow(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
+        guide = cls(values, metadata["guide"])
+        if model is None:
+            return guide
+        there = dict(model.named_parameters())
+        if partial:
+            fits = {n for n, g in guide.items() if n in there and g.shape == there[n].shape}
+            guide, left_out = guide._of(fits), sorted(set(guide) - fits)
+            guide.metadata["left_out"] = left_out
+        guide.check(model, partial)
+        return cls({name: g.to(there[name].device) for name, g in guide.items()}, guide.metadata)
 
 
 def _accumulator(p: Tensor) -> torch.dtype:

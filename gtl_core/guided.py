@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gtl_core.guide import Guide
+from gtl_core.wrapping import HiddenGradients, global_hooks_left_out, keeps_own_weights, of_the_wrapped
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -23,13 +24,17 @@ class Guided(torch.optim.Optimizer):
     The law, for whatever the wrapped optimizer does (momentum, adaptive rates, weight decay included):
     ``p <- lerp(before, after, g)``, hence, for finite steps, bit-identical to the plain optimizer where g = 1 and
     bit-frozen where g = 0.
-    Schedulers, `GradScaler`, closures and step hooks see an ordinary optimizer; `state_dict` is the wrapped one's, so a
+    Schedulers, `GradScaler`, closures and hooks see an ordinary optimizer; `state_dict` is the wrapped one's, so a
     checkpoint moves freely between guided and plain training. Parameters without a gradient are left alone, as usual;
     buffers, such as BatchNorm's running statistics, are not parameters and follow the data, as usual.
+    Parameters that are replaced, added to the groups, moved or converted later are found again by their names in
+    ``model``, at the next step, and refused as here if the guide does not fit them.
 
-    optimizer: any `torch.optim.Optimizer` over parameters of ``model`` but LBFGS, whose curvature history assumes that
-        the point it proposed was reached.
-    guide: one tensor per parameter of ``model``, on the parameter's device; checked here, ValueError if it misfits.
+    optimizer: any `torch.optim.Optimizer` over parameters of ``model`` that steps from where they are: all of
+        torch.optim but LBFGS, whose curvature history assumes that the point it proposed was reached; of others those
+        without weights of their own (`keeps_own_weights`: not schedule-free, Lookahead or averaging ones). ASGD's
+        average, which its steps do not use, is of the points that it proposed. ValueError for those.
+    guide: one tensor per parameter of ``model`` that is trained; checked here, ValueError if it misfits.
     unguided: what becomes of parameters for which the guide has no entry, such as a new task's head or the layers that
         an adapter is added to: ``"free"`` trains them as usual (g = 1), ``"frozen"`` keeps them (g = 0), and
         ``"error"`` refuses such a guide. `Guide.without` makes one.
@@ -42,11 +47,9 @@ class Guided(torch.optim.Optimizer):
     Source: arXiv 2303.16154 (Δw_g = g · Δw).
     """
 
-    # The wrapped optimizer owns these; whoever reads or edits them here reads or edits the real ones.
-    # torch declares attributes.
-    param_groups = property(lambda self: self.optimizer.param_groups)  # pyright: ignore[reportAssignmentType]
-    state = property(lambda self: self.optimizer.state)  # pyright: ignore[reportAssignmentType]
-    defaults = property(lambda self: self.optimizer.defaults)
+    param_groups = of_the_wrapped("param_groups")
+    state = of_the_wrapped("state")
+    defaults = of_the_wrapped("defaults")
 
     def __init__(
         self,
@@ -57,70 +60,90 @@ class Guided(torch.optim.Optimizer):
         unguided: str = "error",
         on: str = "step",
     ) -> None:
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise ValueError("Guided cannot wrap LBFGS: its history assumes that every step was taken in full")
         if on not in ("step", "gradient"):
             raise ValueError(f"on = {on!r}: must be 'step' or 'gradient'")
         if unguided not in ("error", "free", "frozen"):
             raise ValueError(f"unguided = {unguided!r}: must be 'error', 'free' or 'frozen'")
-        guide.check(model, partial=unguided != "error")
+        kinds = {"optimizer": torch.optim.Optimizer, "model": nn.Module, "guide": Guide}
+        for (name, kind), value in zip(kinds.items(), (optimizer, model, guide), strict=True):
+            if not isinstance(value, kind):
+                raise TypeError(f"{name}: must be an instance of {kind.__name__}, not of {type(value).__name__}")
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ValueError("Guided cannot wrap LBFGS: its history assumes that every step was taken in full")
+        if keeps_own_weights(optimizer):
+            name = type(optimizer).__name__
+            raise ValueError(f"Guided cannot wrap {name}: it goes on from weights of its own, not from guided ones")
         self.optimizer = optimizer
+        self.model = model
+        self.guide = guide
+        self.unguided = unguided
         self.on = on
-        self._otherwise = float(unguided == "free")
-        self._names = {p: name for name, p in model.named_parameters()}
-        self._guide = guide
         self.__setstate__({})  # what Optimizer.__init__ does, without groups of its own
         self._attach()
 
     def _attach(self) -> None:
+        """Find out by name which g each parameter in the groups has; as they are now is what `step` compares with."""
+        self.guide.check(self.model, partial=self.unguided != "error")
+        names = {p: name for name, p in self.model.named_parameters()}
         self._frozen: list[Tensor] = []
         self._partial: list[Tensor] = []
         self._weights: list[Tensor] = []
         for p in (p for group in self.param_groups for p in group["params"]):
-            if p not in self._names:
+            if p not in names:
                 raise ValueError(f"the optimizer holds a parameter of shape {tuple(p.shape)} that is not in the model")
-            g = self._guide.get(self._names[p])
+            g = self.guide.get(names[p])
             if g is None:
-                g = torch.full((), self._otherwise, device=p.device).expand(p.shape)
-            if g.device != p.device:
-                raise ValueError(f"guide for '{self._names[p]}' is on {g.device}, the model on {p.device}: guide.to()")
+                g = torch.full((), float(self.unguided == "free")).expand(p.shape)
             if (g == 0).all() and self.on == "step":
                 self._frozen.append(p)
             elif not (g == 1).all():
                 self._partial.append(p)
-                self._weights.append(_shard(g, p).to(p.dtype))
+                self._weights.append(_shard(g.to(p.device), p).to(p.dtype))
         self._before = [torch.empty_like(_local(p), requires_grad=False) for p in self._partial if self.on == "step"]
+        self._without_state = [p for p in self._frozen if not self.state.get(p)]
+        self._attached = self._parameters()
+
+    def _parameters(self) -> list[tuple]:
+        """The parameters in the groups, and what of each the guide has to fit; their own ids, since tensors compare
+        element by element."""
+        every = (p for group in self.param_groups for p in group["params"])
+        return [(id(p), p.shape, p.dtype, p.device, p.requires_grad) for p in every]
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one guided step; with a closure, return its loss."""
-        hidden: list[tuple[Tensor, Tensor | None]] = []
+        if self._parameters() != self._attached:
+            self._attach()
+        # A checkpoint needs a state for each parameter: the first step of a frozen one is made, and taken back.
+        taken_back = [(p, _local(p).detach().clone()) for p in self._without_state]
+        gradients = HiddenGradients(self._frozen, self._without_state)
 
         def restrained() -> Any:
+            gradients.show()
             loss = None if closure is None else closure()
-            # Optimizers skip what has no gradient: the cheapest way to leave a tensor untouched to the last bit.
-            hidden[:] = [(p, p.grad) for p in self._frozen]
-            for p in self._frozen:
-                p.grad = None
+            gradients.hide()
             if self.on == "gradient":
                 for p, g in zip(self._partial, self._weights, strict=True):
                     if p.grad is not None:
                         _local(p.grad).mul_(g)
             return loss
 
-        if self._before:
-            with torch.no_grad():
+        with torch.no_grad():
+            if self._before:
                 _copy_all(self._before, [_local(p) for p in self._partial])
         try:
-            if closure is None:
-                restrained()
-                loss = self.optimizer.step()
-            else:
-                loss = self.optimizer.step(restrained)
+            with global_hooks_left_out():
+                # Before a closure, too: optimizers that look around first, as SAM does, start from these gradients.
+                gradients.hide()
+                if closure is None:
+                    restrained()
+                loss = self.optimizer.step() if closure is None else self.optimizer.step(restrained)
         finally:
-            for p, gradient in hidden:
-                p.grad = gradient
-        if self._before:
-            with torch.no_grad():
+            self._without_state = [p for p in self._without_state if p.grad is None]
+            gradients.show()
+        with torch.no_grad():
+            for p, before in taken_back:
+                _local(p).copy_(before)
+            if self._before:
                 after = [_local(p) for p in self._partial]
                 _lerp_all(self._before, after, self._weights)
                 _copy_all(after, self._before)
@@ -139,14 +162,30 @@ class Guided(torch.optim.Optimizer):
             raise
 
     def state_dict(self) -> dict:
-        return self.optimizer.state_dict()
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
+        state_dict = self.optimizer.state_dict()
+        for hook in self._optimizer_state_dict_post_hooks.values():
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        return state_dict
 
     def load_state_dict(self, state_dict: dict) -> None:
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
         self.optimizer.load_state_dict(state_dict)
+        self._attach()
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
 
     def __getstate__(self) -> dict:
         # Schedulers put a wrapper of this very object's step into its __dict__: a copy must not step the original.
-        return {name: value for name, value in self.__dict__.items() if name != "step"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("step", "_attached")}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._attached = []  # ids are not those of the original
 
 
 def _sharded(p: Tensor) -> TypeGuard[DTensor]:

@@ -28,7 +28,7 @@ def scout(
 ) -> Displacement:
     """Train one fresh copy of ``model`` per task and return how far the copies moved.
 
-    model: the zero point; it is left untouched.
+    model: the zero point; it is left untouched. What requires no gradient is not scouted, and shared by all copies.
     tasks: anything that ``train_one`` understands, usually small and easy sub-problems with many examples each.
     train_one: ``train_one(copy, task)`` trains the copy in place; its return value is ignored. Or a `Recipe`, for tasks
         (inputs, labels): several can then be trained side by side, which is faster.
@@ -41,10 +41,15 @@ def scout(
         scout is trained as it would be alone, up to rounding.
 
     A scout that ends non-finite is left out, with a RuntimeWarning. Raises ValueError if there are no tasks, if every
-    scout diverged, or if no parameter moved; TypeError, if scouts of this kind cannot be trained side by side.
+    scout diverged, if no parameter moved, or if the model cannot be copied; TypeError, if scouts of this kind cannot be
+    trained side by side.
     Source: arXiv 2303.16154.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: must be an instance of Module, not of {type(model).__name__}")
     displacement = Displacement(model)
+    if not displacement.zero_point:
+        raise ValueError("the model has no parameter that requires a gradient: there is nothing to scout")
     n_tasks = 0
     for scouted in _send(model, tasks, train_one, executor, side_by_side):
         n_tasks += 1

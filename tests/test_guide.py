@@ -245,3 +245,55 @@ def test_a_digest_is_that_of_the_values_however_they_lie_in_memory():
         dense = torch.tensor(view.tolist())
         assert digest({"w": view}) == digest({"w": dense})
     assert digest({"w": table[:1, 1]}) != digest({"w": table[:1, 0]})
+
+
+def test_displacements_sum_and_weigh_from_either_side():
+    one, other = displaced(TWO[0]), displaced(TWO[1])
+    assert sum([one, other]).mean["a"].tolist() == displaced(*TWO).mean["a"].tolist()
+    assert (one * 0.5).count == (0.5 * one).count == 0.5
+    with pytest.raises(TypeError, match="unsupported operand"):
+        one + 3
+
+
+def test_parts_of_a_guide_are_named_by_parameter_module_or_pattern():
+    guide = Guide({name: torch.ones(1) for name in ("body.lora_A.w", "body.w", "body2.w", "head.lora_B.w")})
+    assert set(guide.only("body")) == {"body.lora_A.w", "body.w"}
+    assert set(guide.only("*lora_*")) == {"body.lora_A.w", "head.lora_B.w"}
+    assert set(guide.without("*lora_*", "body2.w")) == {"body.w"}
+    with pytest.raises(ValueError, match="guide has no entry for 'lora'"):
+        guide.only("lora")
+
+
+def test_a_guide_for_another_head_is_loaded_in_part(tmp_path):
+    model = nn.ModuleDict({"body": nn.Linear(3, 2), "head": nn.Linear(2, 4)})
+    Guide({n: torch.full_like(p, 0.5) for n, p in model.named_parameters()}).save(tmp_path / "g")
+    model["head"] = nn.Linear(2, 7)
+    with pytest.raises(ValueError, match="guide has shape"):
+        Guide.load(tmp_path / "g", model)
+    part = Guide.load(tmp_path / "g", model, partial=True)
+    assert set(part) == {"body.weight", "body.bias"}
+    assert part.metadata["left_out"] == ["head.bias", "head.weight"]
+
+
+@pytest.mark.parametrize("key", ["count", "shapes", "guide", "w"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_metadata_may_have_any_name(key, sparse, tmp_path):
+    guide = Guide({"w": torch.tensor([0.0, 0.5])}, {key: 3})
+    guide.save(tmp_path / "g", sparse=sparse)
+    back = Guide.load(tmp_path / "g")
+    assert back.metadata[key] == 3 and torch.equal(back["w"], guide["w"])
+
+
+def test_a_missing_folder_is_named_and_a_link_stays_one(tmp_path):
+    guide = Guide({"w": torch.ones(1)})
+    with pytest.raises(FileNotFoundError, match=r"cannot write g: there is no folder .*nowhere$"):
+        guide.save(tmp_path / "nowhere" / "g")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    guide.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and Guide.load(tmp_path / "target")["w"].item() == 1
+
+
+@pytest.mark.parametrize("values", [[torch.ones(1)], {"w": [1.0]}, torch.ones(1), "guide.safetensors"])
+def test_what_is_no_mapping_to_tensors_is_refused(values):
+    with pytest.raises(TypeError, match="values: must be a mapping from names to tensors, and is a"):
+        Guide(values)

@@ -343,9 +343,6 @@ def test_misfits_are_named():
         Guided(optimizer, model, Guide(fits | {"0.weight": torch.ones(6, 1)}))  # would broadcast silently
     with pytest.raises(ValueError, match="not in the model"):
         Guided(torch.optim.SGD(network().parameters(), lr=0.1), model, Guide(fits))
-    with pytest.raises(ValueError, match=r"guide for '0.weight' is on cpu, the model on meta"):
-        on_meta = network().to("meta")
-        Guided(torch.optim.SGD(on_meta.parameters(), lr=0.1), on_meta, Guide(fits))
     with pytest.raises(ValueError, match="on = 'weights': must be"):
         Guided(optimizer, model, Guide(fits), on="weights")
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gtl_core import Displacement, Guide
-from gtl_core.guide import normalize
+from gtl_core.normalization import normalize
 from gtl_core.shaping import (
     TEMPERATURES,
     Binned,

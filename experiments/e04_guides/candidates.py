@@ -20,7 +20,8 @@ from experiments.e04_guides.parameters import SHIFTS, GuidesParameters, Starting
 from experiments.methods import BASIC, CONTROL, FEATURES, FINE_TUNING, GUIDED, Family, Method, table
 from experiments.models import new_head
 from experiments.preparations.pretraining import Body
-from gtl_core.guide import Displacement, Guide, normalize
+from gtl_core.guide import Displacement, Guide
+from gtl_core.normalization import normalize
 from gtl_core.scouting import scout
 from gtl_core.shaping import Binned, distance, free, per_tensor, power, shuffled, uniform
 from gtl_core.tasks import Episode, labelled, rng, to_float

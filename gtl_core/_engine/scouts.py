@@ -25,12 +25,32 @@ ELEMENTWISE |= {optim.Adam, optim.AdamW, optim.Adamax, optim.NAdam, optim.RAdam}
 
 def one_by_one(model: nn.Module, train_one: Callable[[nn.Module, Any], object], tasks: Sequence) -> Scouts:
     """Train a copy of ``model`` per task, one after the other: the reference. Any module, and any function."""
+    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    before = {name: p._version for name, p in frozen.items()}
     scouts = []
     for task in tasks:
-        scout = copy.deepcopy(model)
+        scout = _copy(model, frozen.values())
         train_one(scout, task)
-        scouts.append({name: p.detach() for name, p in scout.named_parameters()})
+        for name, p in frozen.items():
+            if p._version != before[name] or p.requires_grad:
+                raise ValueError(
+                    f"train_one trained '{name}', which requires no gradient in the model and so is shared by all "
+                    "scouts and the model itself: requires_grad_() before scouting"
+                )
+        scouts.append({name: p.detach() for name, p in scout.named_parameters() if name not in frozen})
     return scouts
+
+
+def _copy(model: nn.Module, shared: Iterable[Tensor]) -> nn.Module:
+    """A copy of the network that has the ``shared`` parameters in common with it."""
+    memo: dict[int, Any] = {id(p): p for p in shared}
+    # What a layer has computed and kept, and will compute again: torch does not copy such tensors.
+    kept = (t for module in model.modules() for t in vars(module).values() if isinstance(t, Tensor))
+    memo |= {id(t): t.detach().clone() for t in kept if not t.is_leaf}
+    try:
+        return copy.deepcopy(model, memo)
+    except (RuntimeError, TypeError, copy.Error) as error:
+        raise ValueError(f"the model cannot be copied, which every scout needs: {error}") from error
 
 
 def together(model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> Scouts:
@@ -50,7 +70,7 @@ def together(model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> Scouts:
 
     network = stack([model] * len(tasks))
     recipe.fit(network, inputs, labels, recipe.make(network.parameters(), fused=True), summed_loss)
-    return [{name: p.detach()[s] for name, p in network.named_parameters()} for s in range(len(tasks))]
+    return [{n: p.detach()[s] for n, p in network.named_parameters() if p.requires_grad} for s in range(len(tasks))]
 
 
 def in_groups(tasks: Iterable[Task], size: int) -> Iterator[list[Task]]:
