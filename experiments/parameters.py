@@ -101,7 +101,7 @@ class NotebookParameters(Parameters):
     """What every notebook has beside its own parameters; paths are relative to the project."""
 
     seed: Seed
-    results: str  # folder for the table and its provenance
+    results: Annotated[str, Field(min_length=1)]  # folder for the table and its provenance
     prepared: str  # folder with zero points and displacements made before; empty: make them now
     workers: Annotated[int, Field(ge=0)]  # processes; 0: one per core
     dask_scheduler: Annotated[str, Field(pattern=r"^(\w+://\S+:\d+)?$")] = ""  # of a cluster to work on; empty: here

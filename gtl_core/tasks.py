@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -86,16 +86,20 @@ def to_float(images: Tensor) -> Tensor:
 
 
 class ClassSubset(Subset):
-    """Some examples of any labelled torch dataset, with labels of their own: one task for a scout."""
+    """Some examples of any labelled torch dataset, with labels of their own: one task for a scout.
 
-    def __init__(self, dataset: Dataset, indices: Sequence[int], labels: Sequence[int]) -> None:
+    An example is a pair (input, label), or a dictionary that has its label under ``key``; it stays what it is.
+    """
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int], labels: Sequence[Any], key: str = "label") -> None:
         super().__init__(dataset, indices)
-        self.labels = labels
+        self.labels, self.key = labels, key
 
-    def __getitem__(self, i: int) -> tuple[object, int]:
-        return self.dataset[self.indices[i]][0], self.labels[i]
+    def __getitem__(self, i: int) -> Any:
+        example, label = self.dataset[self.indices[i]], self.labels[i]
+        return {**example, self.key: label} if isinstance(example, Mapping) else (example[0], label)
 
-    def __getitems__(self, batch: list[int]) -> list[tuple[object, int]]:  # what a DataLoader asks for
+    def __getitems__(self, batch: list[int]) -> list[Any]:  # what a DataLoader asks for
         return [self[i] for i in batch]
 
 
@@ -106,12 +110,14 @@ def class_subsets(
     generator: torch.Generator,
     *,
     n_shot: int | None = None,
-    labels: Sequence[int] | Tensor | None = None,
+    labels: Sequence[Any] | Tensor | None = None,
+    key: str = "label",
     relabel: bool = True,
 ) -> list[ClassSubset]:
     """``n_tasks`` easier problems within a labelled one: each has ``n_way`` classes drawn at random.
 
-    dataset: a torch dataset of pairs (input, label).
+    dataset: a torch dataset of pairs (input, label), or of dictionaries with the label under ``key``. A label may be a
+        number, a string, or a row of which the largest entry tells the class (one-hot).
     n_shot: examples per class, drawn at random; None takes all.
     labels: of all examples (torchvision's ``dataset.targets``); None reads the dataset once from end to end.
     relabel: count a task's labels 0 ... n_way - 1, for a head with n_way outputs, in the order in which its classes
@@ -120,10 +126,10 @@ def class_subsets(
     Raises ValueError if there are not enough classes, or examples of one.
     """
     size = len(dataset)  # pyright: ignore[reportArgumentType]  # torch leaves `__len__` to those that have one
-    every = torch.as_tensor([dataset[i][1] for i in range(size)] if labels is None else labels)
-    classes, label_of = every.unique(return_inverse=True)
-    if len(every) != size:
-        raise ValueError(f"{len(every)} labels for {size} examples")
+    every = [_label(dataset[i], key) for i in range(size)] if labels is None else labels
+    classes, label_of = _classes(every)
+    if len(label_of) != size:
+        raise ValueError(f"{len(label_of)} labels for {size} examples")
     if not 1 <= n_way <= len(classes):
         raise ValueError(f"n_way = {n_way}: must be from 1 to {len(classes)}, the number of classes")
     smallest = int(label_of.bincount().min())
@@ -137,9 +143,30 @@ def class_subsets(
             if n_shot is not None:
                 members = members[torch.randperm(len(members), generator=generator)[:n_shot]]
             examples += members.tolist()
-            targets += [new if relabel else classes[c].item()] * len(members)
-        tasks.append(ClassSubset(dataset, examples, targets))
+            targets += [new if relabel else classes[c]] * len(members)
+        tasks.append(ClassSubset(dataset, examples, targets, key))
     return tasks
+
+
+def _label(example: Any, key: str) -> Any:
+    if not isinstance(example, Mapping):
+        return example[1]
+    if key not in example:
+        raise ValueError(f"key = {key!r}: an example has {', '.join(map(repr, example))}")
+    return example[key]
+
+
+def _classes(labels: Sequence[Any] | Tensor) -> tuple[list[Any], Tensor]:
+    """The classes in order, and the place of each label among them [N]."""
+    if len(labels) == 0:
+        return [], torch.empty(0, dtype=torch.long)
+    if isinstance(labels[0], str):
+        classes = sorted(set(labels))
+        place = {c: i for i, c in enumerate(classes)}
+        return classes, torch.tensor([place[label] for label in labels])
+    rows = labels if isinstance(labels, Tensor) else torch.stack([*map(torch.as_tensor, labels)])
+    found, label_of = (rows.argmax(1) if rows.dim() == 2 else rows).unique(return_inverse=True)
+    return found.tolist(), label_of
 
 
 def indices(ranges: str) -> list[int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -56,7 +57,7 @@ class Recipe:
     learning_rate: float
     epochs: int
     batch_size: int | None = None
-    optimizer: type[Optimizer] = torch.optim.SGD
+    optimizer: Callable[..., Optimizer] = torch.optim.SGD
     options: Mapping[str, Any] = field(default_factory=dict)
     loss: Loss = cross_entropy
     seed: int = 0
@@ -72,19 +73,32 @@ class Recipe:
 
     def make(self, parameters: Iterable[Tensor], fused: bool = False) -> Optimizer:
         """Make the optimizer; ``fused``: in its fastest form, if it has one, with the same steps up to rounding."""
-        make = cast(Callable[..., Optimizer], self.optimizer)  # the class that all are derived from takes no lr
-        fused = fused and "fused" in inspect.signature(make).parameters and "foreach" not in self.options
-        return make(parameters, lr=self.learning_rate, **{**({"fused": True} if fused else {}), **self.options})
+        takes, options = inspect.signature(self.optimizer).parameters, self._options()
+        if fused and "fused" in takes and not {"foreach", "fused"} & {*options}:
+            options["fused"] = True
+        return self.optimizer(parameters, **{**options, "lr": self.learning_rate})
+
+    def _options(self) -> dict[str, Any]:
+        """Those of a partially applied optimizer, too."""
+        return {**getattr(self.optimizer, "keywords", {}), **self.options}
 
 
 def inputs_and_labels(task: object) -> tuple[Tensor, Tensor]:
-    """Return the task, if it is what a `Recipe` trains on; TypeError otherwise."""
-    if isinstance(task, (tuple, list)) and len(task) == 2 and all(isinstance(part, Tensor) for part in task):
-        return task[0], task[1]
+    """The task as tensors, if it is what a `Recipe` trains on: two of them, or numpy arrays, whose real numbers get
+    torch's default precision. TypeError otherwise."""
+    if isinstance(task, (tuple, list)) and len(task) == 2 and all(isinstance(p, (Tensor, np.ndarray)) for p in task):
+        return _tensor(task[0]), _tensor(task[1])
     raise TypeError(
         f"a Recipe trains on two tensors (inputs, labels), and this task is a {type(task).__name__}: of a dataset, "
         "torch.utils.data.default_collate(list(dataset)) makes them"
     )
+
+
+def _tensor(part: Tensor | np.ndarray) -> Tensor:
+    if isinstance(part, Tensor):
+        return part
+    tensor = torch.as_tensor(part)
+    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ SMALL = dict(
     scout_learning_rate=0.01, n_scouts=3, scout_epochs=2, n_parts=2, n_tuning_parts=1, relearning_epochs=3, n_inits=3,
     n_tuning_inits=2, or_and_steps=4, xor_scout_steps=2, xor_scout_rate=0.03, xor_steps=6, xor_rates=[0.02, 0.04],
     widths=[3, 6], depths=[1], n_networks=2, n_tuning_networks=1, memorising_epochs=4, n_memorising_scouts=2,
-    memorising_rates=[0.003, 0.03], memorising_scout_epochs=1, results="", prepared="", workers=1,
+    memorising_rates=[0.003, 0.03], memorising_scout_epochs=1, results="x", prepared="", workers=1,
 )  # fmt: skip
 P = AuthorsParameters.parse(SMALL)
 

@@ -28,7 +28,7 @@ from gtl_core.training import fit
 ROOT = Path(__file__).resolve().parent.parent
 XOR = dict(
     seed=0, networks=["2-2-1 tanh"], n_inits=4, n_tuning_inits=2, steps=400, learning_rates=[10],
-    scout_learning_rate=1, results="", prepared="", workers=1,
+    scout_learning_rate=1, results="x", prepared="", workers=1,
 )  # fmt: skip
 
 

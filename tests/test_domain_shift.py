@@ -15,7 +15,7 @@ from experiments.preparations.domain_training import shifted
 SMALL = dict(
     dataset="glyphs", source="glyphs", targets=["inverted"], seed=0, n_seeds=1, tasks=["3-way 1-shot"], n_episodes=20,
     n_tuning_episodes=1, n_query=4, epochs=2, learning_rates=[0.01, 0.1], preparation_factors=[1.0], heads=["zero"],
-    channels=8, pretraining_epochs=1, n_scouts=2, scout_n_shot=3, scout_epochs=2, scout_learning_rate=0.1, results="",
+    channels=8, pretraining_epochs=1, n_scouts=2, scout_n_shot=3, scout_epochs=2, scout_learning_rate=0.1, results="x",
     prepared="", workers=1,
 )  # fmt: skip
 

@@ -41,7 +41,7 @@ SMALL = dict(
     first_epochs=3, epochs=[2, 1], optimizers=["sgd", "adam"], learning_rates=[0.01, 0.1], adam_rates=[0.001, 0.01],
     scout_adam_rate=0.001, heads=["zero", "random"],
     streams=["single", "shuffled", "per_class"], zero_points=["pretrained", "random"], channels=8,
-    pretraining_epochs=1, n_scouts=2, scout_n_shot=3, scout_epochs=2, scout_learning_rate=0.1, results="",
+    pretraining_epochs=1, n_scouts=2, scout_n_shot=3, scout_epochs=2, scout_learning_rate=0.1, results="x",
     prepared="", workers=2,
 )  # fmt: skip
 

@@ -29,7 +29,7 @@ from gtl_core.tasks import rng
 SHARED = dict(
     dataset="glyphs", seed=0, n_seeds=2, n_query=4, heads=["zero"], learning_rates=[0.01, 0.1], channels=8,
     pretraining_epochs=1, n_scouts=2, scout_n_shot=3, scout_epochs=2, scout_learning_rate=0.1,
-    results="", prepared="", workers=1,
+    results="x", prepared="", workers=1,
 )  # fmt: skip
 FEW_SHOT = SHARED | dict(
     tasks=["3-way 1-shot", "4-way 2-shot"], methods=list(NEIGHBOURS),

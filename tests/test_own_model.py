@@ -117,6 +117,35 @@ def test_labels_may_be_given_so_that_the_dataset_is_not_read():
         class_subsets(Unread(), 2, 1, rng(0), labels=[7, 9, 7])
 
 
+NAMES = ("cat", "dog", "emu")
+LABELS = {
+    "numbers": [0, 1, 2, 0, 1, 2],
+    "strings": [NAMES[i % 3] for i in range(6)],
+    "tensors": [torch.tensor(i % 3) for i in range(6)],
+    "one-hot": [torch.eye(3)[i % 3] for i in range(6)],
+    "lists": torch.eye(3)[torch.arange(6) % 3].tolist(),
+}
+
+
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+@pytest.mark.parametrize("key", ["", "label", "target"])
+def test_labels_of_any_kind_in_pairs_and_in_dictionaries(labels, key):
+    """Example i is the number i; its class is i % 3."""
+    examples = [{"x": i, key: label} if key else (i, label) for i, label in enumerate(labels)]
+    (subset,) = class_subsets(examples, 2, 1, rng(0), **({"key": key} if key else {}))
+    got = [(e["x"], e[key]) if key else e for e in subset]
+    assert sorted({label for _, label in got}) == [0, 1] and len(got) == 4
+    assert all(len({i % 3 for i, label in got if label == new}) == 1 for new in (0, 1))
+    (kept,) = class_subsets(examples, 2, 1, rng(0), relabel=False, **({"key": key} if key else {}))
+    first = kept[0][key] if key else kept[0][1]
+    assert first == (NAMES[kept.indices[0] % 3] if isinstance(labels[0], str) else kept.indices[0] % 3)
+
+
+def test_a_dictionary_without_the_label_is_refused_with_what_it_has():
+    with pytest.raises(ValueError, match="key = 'label': an example has 'x', 'fine_label'"):
+        class_subsets([{"x": 1, "fine_label": 0}], 1, 1, rng(0))
+
+
 def test_a_data_loader_sees_the_task_s_own_labels():
     (subset,) = class_subsets(labelled_dataset(), N_WAY, 1, rng(0), n_shot=4)
     batches = list(DataLoader(subset, batch_size=5))

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -130,6 +132,19 @@ def test_a_recipe_says_what_a_task_must_be():
     dataset = torch.utils.data.TensorDataset(*tasks(1, (6,))[0])
     with pytest.raises(TypeError, match=r"two tensors \(inputs, labels\), and this task is a TensorDataset"):
         scout(mlp(), [dataset], RECIPES["SGD"])
+
+
+def test_a_recipe_takes_numpy_arrays_and_partially_applied_optimizers():
+    some = tasks(3, (6,))
+    plain = scout(mlp(), some, Recipe(0.1, 3, options={"momentum": 0.9}))
+    recipe = Recipe(0.1, 3, optimizer=partial(torch.optim.SGD, momentum=0.9))
+    arrays = [(inputs.double().numpy(), labels.numpy()) for inputs, labels in some]
+    for n in (1, 3):
+        found = scout(mlp(), arrays, recipe, side_by_side=n)
+        for name, square in plain.mean_square.items():
+            torch.testing.assert_close(found.mean_square[name], square)
+    with pytest.raises(TypeError, match="LBFGS looks at whole tensors"):
+        scout(mlp(), some, Recipe(0.1, 1, optimizer=partial(torch.optim.LBFGS, max_iter=2)), side_by_side=3)
 
 
 def test_what_is_frozen_stays_so():

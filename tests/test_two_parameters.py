@@ -11,7 +11,7 @@ from gtl_core.tasks import rng
 
 SMALL = dict(
     seed=0, n_scouts=3, scout_examples=20, n_examples=1, n_repeats=2, noise=0.1, learning_rate=0.05, steps=8,
-    results="", prepared="", workers=1,
+    results="x", prepared="", workers=1,
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from gtl_core.tasks import rng
 
 SMALL = dict(
     seed=0, networks=["2-2-1 tanh", "2-3-3-1 relu"], n_inits=60, n_tuning_inits=6, steps=400, learning_rates=[1, 10],
-    scout_learning_rate=1, results="", prepared="", workers=1,
+    scout_learning_rate=1, results="x", prepared="", workers=1,
 )  # fmt: skip
 ACTIVATIONS = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "relu": nn.ReLU}
 every_network = pytest.mark.parametrize("text", ["2-2-1 tanh", "2-2-1 sigmoid", "2-4-1 relu", "2-5-5-1 relu"])

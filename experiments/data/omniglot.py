@@ -45,12 +45,17 @@ def make() -> Dataset:
     return Dataset.of("omniglot", torch.from_numpy(images), [*map(len, classes.values())], [*classes], evaluation)
 
 
+def _is_drawing(name: str) -> bool:
+    """Not what macOS puts beside each file of an archive that it packs."""
+    return name.endswith(".png") and not name.startswith("__MACOSX/") and not name.rpartition("/")[2].startswith("._")
+
+
 def _drawings(path: Path, content: str) -> dict[str, bytes]:
     """The .png members of an archive in sorted order. They are read in memory: nothing is ever extracted to disk."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
-            drawings = {name: archive.read(name) for name in sorted(members) if name.endswith(".png")}
+            drawings = {name: archive.read(name) for name in sorted(members) if _is_drawing(name)}
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is not a whole zip archive ({error}): remove it and get it again") from error
     for place in map(PureWindowsPath, members):  # which knows both kinds of slashes, and drives

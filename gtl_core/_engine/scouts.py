@@ -58,8 +58,9 @@ def together(model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> Scouts:
 
     Raises TypeError for an optimizer that is not elementwise, and for a network that `stack` refuses.
     """
-    if recipe.optimizer not in ELEMENTWISE:
-        raise TypeError(f"{recipe.optimizer.__name__} looks at whole tensors, which several scouts cannot share")
+    optimizer = getattr(recipe.optimizer, "func", recipe.optimizer)  # of one that is partially applied
+    if optimizer not in ELEMENTWISE:
+        raise TypeError(f"{optimizer.__name__} looks at whole tensors, which several scouts cannot share")
     inputs, labels = (torch.stack(tensors, 1) for tensors in zip(*tasks, strict=True))
     counts_all = recipe.loss is cross_entropy and not labels.is_floating_point() and bool((labels >= 0).all())
 
