@@ -11,14 +11,18 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # Named after what was installed and where: a changed lock or a moved checkout installs again, and so does a killed install.
 STAMP := $(VENV)/installed-$(shell (cat requirements.lock pyproject.toml; pwd) | cksum | cut -d' ' -f1)
 CLUSTER := $(STAMP)-cluster
+CLIENTS := $(STAMP)-clients
 
-.PHONY: run test test-slurm lint figures lab bench lock clean help
+.PHONY: run test test-clients test-slurm lint figures lab bench lock clean help
 
 run: $(if $(SNAKEMAKE_PROFILE),$(CLUSTER),$(STAMP)) ## run the experiments of PROFILE=quick (or paper) on CORES (all)
 	@$(PY) workflow/launch.py $(PROFILE) $(if $(CORES),--cores $(CORES))
 
 test: $(STAMP) ## run the tests
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-clients: $(CLIENTS) ## run the recipes of docs/frameworks.md in the frameworks that they are for
+	@$(PY) -m pytest -n auto --maxprocesses 4 tests/test_clients.py
 
 test-slurm: $(CLUSTER) ## run the quick profile through a Slurm of two nodes on this machine (root; slurm-wlm, munge)
 	@$(PY) tests/slurm/run.py
@@ -64,4 +68,8 @@ $(STAMP):
 
 $(CLUSTER): $(STAMP)
 	@$(PY) -m pip install -qq -c requirements.lock -e ".[cluster]"
+	@touch $@
+
+$(CLIENTS): $(STAMP)
+	@$(PY) -m pip install -qq -c requirements.lock -e ".[clients]"
 	@touch $@

@@ -18,11 +18,8 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-REQUIREMENTS = [
-    Requirement(text)
-    for texts in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
-    for text in texts
-]
+EXTRAS = {extra: texts for extra, texts in PROJECT["optional-dependencies"].items() if extra != "clients"}
+REQUIREMENTS = [Requirement(text) for texts in (PROJECT["dependencies"], *EXTRAS.values()) for text in texts]
 INSTALL = "-c requirements.lock -e .[notebooks,test]"
 
 
