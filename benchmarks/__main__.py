@@ -213,6 +213,38 @@ displacement = Displacement(one)
 displacement.add(one)
 result = (peak_memory() - before) / 10e6 / 4
 """
+ADAPTERS = """
+import torch
+from torch import nn
+from gtl_core import Recipe, scout
+from experiments.workers import peak_memory, single_thread
+single_thread()
+
+class Adapted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(896, 14, 3584, batch_first=True).requires_grad_(False)
+        self.adapter = nn.Sequential(nn.Linear(896, 8, bias=False), nn.Linear(8, 896, bias=False))
+
+    def forward(self, x):
+        return self.layer(x) + self.adapter(x)
+
+model = nn.Sequential(*(Adapted() for _ in range(10)), nn.Flatten(), nn.Linear(8 * 896, 5))
+tasks = [(torch.rand(5, 8, 896), torch.arange(5))] * 4
+trained = [p for p in model.parameters() if p.requires_grad]
+optimizer = torch.optim.SGD(trained, lr=0.1)
+nn.functional.cross_entropy(model(tasks[0][0]), tasks[0][1]).backward()
+optimizer.step()
+before = peak_memory()
+displacement = scout(model, tasks, Recipe(0.1, 1))
+held = [displacement.zero_point, *displacement._sums.values()]
+result = (
+    sum(p.numel() for p in model.parameters()),
+    sum(p.numel() for p in trained),
+    sum(t.nbytes for tensors in held for t in tensors.values()),
+    peak_memory() - before,
+)
+"""
 IMPORT = """
 import sys, time
 begin = time.perf_counter()
@@ -227,6 +259,11 @@ def memory() -> None:
         used, torchs = in_a_fresh_process(SCOUTS.format(n=n))
         note = f"{used:.0f} MB; torch itself loads {torchs:.0f} MB at that step"
         line(f"60 conv4 scouts, 25 images, {n} side by side", "peak after one plain step", None, "<= 60 MB", note)
+    whole, trained, held, peak = in_a_fresh_process(ADAPTERS)
+    note = (
+        f"{held / 1e6:.1f} MB held, {peak / 1e6:.0f} MB at the peak; for the whole network {16 * whole / 1e6:.0f} held"
+    )
+    line(f"4 scouts, {trained / 1e3:.0f}k trained of {whole / 1e6:.0f}M", "peak after one plain step", None, "", note)
     used = in_a_fresh_process(ACCUMULATION)
     line("guide accumulation, 10M parameters", "bytes of the parameters", None, "", f"{used:.1f} times, at the peak")
 
