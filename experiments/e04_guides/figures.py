@@ -120,7 +120,8 @@ def guides_arenas(frame: pd.DataFrame) -> Figure:
     by_key, best = differences(frame).set_index(KEY), best_on_validation(frame)
     arenas = list(dict.fromkeys(frame["arena"]))
     keys = sorted(dict.fromkeys(by_key.index), key=lambda key: arenas.index(key[1]))
-    shown = [METHODS[name] for name in (*CANDIDATES, *RIVALS) if name not in BAR]
+    tried = set(by_key["method"])
+    shown = [METHODS[name] for name in (*CANDIDATES, *RIVALS) if name in tried and name not in BAR]
     names = [method.name for method in shown]
     with _grid(keys, 6, (1.6, 2.3, 4.2), legend=(), sharey=True) as (figure, axes):
         for axis, key in zip(axes, keys, strict=True):

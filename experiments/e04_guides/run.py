@@ -157,13 +157,13 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
     best rate.
 
     tuned_on: see `choose_rates`; episodes know only ``first``. One row per (tuned_on, arena, head, optimizer, method,
-    rival) with the columns of `difference`.
+    rival) with the columns of `difference`, for the methods that the table has: it may be older than some.
     """
     rows, others = [], list(dict.fromkeys([*RIVALS, *(other for _, other, _ in QUESTIONS)]))
     for key, test in _at_best_rates(frame):
         tasks = "episodes" if ShiftedTask.parse(key["arena"]).n_shot else "streams"
         for method, rival in product([*CANDIDATES, *RIVALS], others):
-            if method != rival:
+            if method != rival and {method, rival} <= {*test}:
                 rows.append(key | {"method": method, "rival": rival} | difference(test[method], test[rival], tasks))
     return pd.DataFrame(rows)
 
@@ -191,7 +191,7 @@ def best_on_validation(frame: pd.DataFrame) -> dict[tuple[str, ...], str]:
         for condition, rows in tuning.groupby(CONDITION, sort=False):
             if tuned_on in ShiftedTask.parse(condition[0]).tuned_on:
                 best = rows.groupby(["method", "learning_rate"])["value"].mean().groupby(level="method").max()
-                chosen[(tuned_on, *condition)] = best[BY_SCOUTS].idxmax()
+                chosen[(tuned_on, *condition)] = best[best.index.isin(BY_SCOUTS)].idxmax()
     return chosen
 
 
@@ -232,6 +232,8 @@ def verdict(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     lines += [f"  {key[-1]} ({key[1]}, {key[2]} head, {key[3]}, {key[0]})" for key in passes.index[passes]]
     for one, other, what in QUESTIONS:
         pairs = table[(table["method"] == one) & (table["rival"] == other)]
+        if pairs.empty:
+            continue
         counts = ", ".join(f"{word} in {sum(pairs['side'] == word)}" for word in ("above", "below", "undecided"))
         mean = 100 * pairs["mean"].mean()
         lines.append(f"{what}? {one} - {other}: {counts} of {len(pairs)} arenas, {mean:+.1f} points on average.")
