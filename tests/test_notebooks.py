@@ -1,6 +1,7 @@
 """The anatomy of every notebook; that each runs is tested by the batch, which executes them all."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -97,3 +98,15 @@ def test_papermill_by_hand_stops_with_one_line(tmp_path, parameter, value, messa
     done = subprocess.run([*command, "out.ipynb", "-p", parameter, value], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
     assert re.fullmatch(message, done.stderr.strip().splitlines()[-1])
+
+
+@every_notebook
+def test_what_it_imports_exists(path):
+    """A name that moved ends the batch, minutes later, and only in the cell that wants it."""
+    code = "\n".join(cell.source for cell in code_cells(path))
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                if not hasattr(module, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")
