@@ -190,6 +190,12 @@ def small():
     return run(GuidesParameters.parse(SMALL))
 
 
+@pytest.fixture(scope="module")
+def few(small):
+    """Some methods of it: every pair takes its time."""
+    return small[small["method"].isin([*RIVALS, "root", "learned"]) | small["arena"].isna()]
+
+
 def test_the_experiment_is_complete_and_paired(small):
     test = small[small["metric"] == "accuracy"]
     assert set(test["method"]) == {*RIVALS, *CANDIDATES}
@@ -225,7 +231,7 @@ def test_the_best_guide_is_chosen_on_validation_tasks(small):
     assert len(chosen) == 5 and set(chosen.values()) == {"relative"}
 
 
-def test_conclusions_follow_from_the_numbers(small):
+def test_conclusions_follow_from_the_numbers(few):
     """Where guides are right everywhere and rivals nowhere, they pass; the other way round, they do not, and where both
     are equal, nothing is said."""
     for guided, rivals, answer in (
@@ -233,7 +239,7 @@ def test_conclusions_follow_from_the_numbers(small):
         (0.0, 1.0, "below frozen and plain"),
         (0.5, 0.5, "undecided"),
     ):
-        frame = small.copy()
+        frame = few.copy()
         accuracy = frame["metric"] == "accuracy"
         frame.loc[accuracy, "value"] = np.where(frame.loc[accuracy, "method"].isin(CANDIDATES), guided, rivals)
         table = differences(frame)
@@ -243,8 +249,8 @@ def test_conclusions_follow_from_the_numbers(small):
         assert verdict(frame, table).count(f"passes the bar in {5 if guided > rivals else 0} of 5 arenas") == 2
 
 
-def test_a_guide_that_beats_only_one_of_the_bar_does_not_pass(small):
-    frame = small.copy()
+def test_a_guide_that_beats_only_one_of_the_bar_does_not_pass(few):
+    frame = few.copy()
     accuracy = frame["metric"] == "accuracy"
     value = frame.loc[accuracy, "method"].map(lambda name: {"plain": 0.2, "frozen": 0.8}.get(name, 0.5))
     frame.loc[accuracy, "value"] = value
@@ -293,7 +299,8 @@ def test_figures_are_drawn_from_the_table_alone(small, name, tmp_path):
 
 
 def test_the_experiment_does_not_depend_on_the_number_of_workers(small):
-    only = {"arenas": SMALL["arenas"][:1], "workers": 2}
+    only = {"arenas": SMALL["arenas"][:1], "optimizers": SMALL["optimizers"][:1], "workers": 2}
     other = run(GuidesParameters.parse(SMALL | only))
-    same = small[small["arena"] == SMALL["arenas"][0]].reset_index(drop=True)
+    same = (small["arena"] == SMALL["arenas"][0]) & (small["optimizer"] == "sgd")
+    same = small[same].reset_index(drop=True)
     pd.testing.assert_frame_equal(same, other[other["arena"].notna()].reset_index(drop=True))
