@@ -88,7 +88,8 @@ class Guided(torch.optim.Optimizer):
         self._frozen: list[Tensor] = []
         self._partial: list[Tensor] = []
         self._weights: list[Tensor] = []
-        for p in (p for group in self.param_groups for p in group["params"]):
+        self._held = [p for group in self.param_groups for p in group["params"]]  # or an id might be used again
+        for p in self._held:
             if p not in names:
                 raise ValueError(f"the optimizer holds a parameter of shape {tuple(p.shape)} that is not in the model")
             g = self.guide.get(names[p])
@@ -132,11 +133,13 @@ class Guided(torch.optim.Optimizer):
                 _copy_all(self._before, [_local(p) for p in self._partial])
         try:
             with global_hooks_left_out():
-                # Before a closure, too: optimizers that look around first, as SAM does, start from these gradients.
-                gradients.hide()
                 if closure is None:
                     restrained()
-                loss = self.optimizer.step() if closure is None else self.optimizer.step(restrained)
+                    loss = self.optimizer.step()
+                else:
+                    # Already before it: optimizers that look around first, as SAM does, start from these gradients.
+                    gradients.hide()
+                    loss = self.optimizer.step(restrained)
         finally:
             self._without_state = [p for p in self._without_state if p.grad is None]
             gradients.show()

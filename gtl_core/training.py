@@ -73,14 +73,11 @@ class Recipe:
 
     def make(self, parameters: Iterable[Tensor], fused: bool = False) -> Optimizer:
         """Make the optimizer; ``fused``: in its fastest form, if it has one, with the same steps up to rounding."""
-        takes, options = inspect.signature(self.optimizer).parameters, self._options()
+        takes = inspect.signature(self.optimizer).parameters
+        options = {**getattr(self.optimizer, "keywords", {}), **self.options}  # those of a partially applied one, too
         if fused and "fused" in takes and not {"foreach", "fused"} & {*options}:
             options["fused"] = True
         return self.optimizer(parameters, **{**options, "lr": self.learning_rate})
-
-    def _options(self) -> dict[str, Any]:
-        """Those of a partially applied optimizer, too."""
-        return {**getattr(self.optimizer, "keywords", {}), **self.options}
 
 
 def inputs_and_labels(task: object) -> tuple[Tensor, Tensor]:

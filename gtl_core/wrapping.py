@@ -127,6 +127,7 @@ def _twin(optimizer: Optimizer, smallest: Tensor, p: Tensor, every: list[Tensor]
     twin.__dict__.update(copy.deepcopy(own, memo))
     for group in twin.param_groups:
         group["params"][:] = [q for q in group["params"] if q is p]
-        group.update({name: 0.0 for name in group if name == "weight_decay"})
+        if "weight_decay" in group:
+            group["weight_decay"] = 0.0
     twin.param_groups[:] = [group for group in twin.param_groups if group["params"]]
     return twin

@@ -38,6 +38,15 @@ def parameters(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
+def assert_half_a_step(model, guided, plain, optimizer) -> None:
+    """Guided by 1/2, a network goes half as far as its twin without a guide."""
+    before = parameters(model)
+    step(model, guided)
+    step(plain, optimizer)
+    for name, p in plain.named_parameters():
+        torch.testing.assert_close(model.get_parameter(name), (before[name] + p) / 2)
+
+
 # 1. Parameters that are replaced, moved, extended or made anew after `Guided` was.
 
 
@@ -57,11 +66,7 @@ def test_parameters_made_anew_are_guided_by_their_names():
     for layer in (model[0], model[2]):
         layer.weight = nn.Parameter(layer.weight.detach().clone())
     optimizer.param_groups[0]["params"][:] = model.parameters()
-    before = parameters(model)
-    step(model, optimizer)
-    step(plain, torch.optim.SGD(plain.parameters(), lr=0.1))
-    for name, p in plain.named_parameters():
-        torch.testing.assert_close(model.get_parameter(name), (before[name] + p) / 2)
+    assert_half_a_step(model, optimizer, plain, torch.optim.SGD(plain.parameters(), lr=0.1))
 
 
 def test_a_new_head_needs_a_guide_or_none():
@@ -304,11 +309,7 @@ def test_a_network_converted_later_is_guided_as_it_is():
     model, plain = network(), network().double()
     optimizer = Guided(torch.optim.AdamW(model.parameters(), lr=0.01), model, guide_of(model, 0.5))
     model.double()
-    before = parameters(model)
-    step(model, optimizer)
-    step(plain, torch.optim.AdamW(plain.parameters(), lr=0.01))
-    for name, p in plain.named_parameters():
-        torch.testing.assert_close(model.get_parameter(name), (before[name] + p) / 2)
+    assert_half_a_step(model, optimizer, plain, torch.optim.AdamW(plain.parameters(), lr=0.01))
 
 
 def test_a_guide_follows_a_network_onto_another_device():

@@ -37,8 +37,8 @@ class Scouted:
 
     body: Body  # where the scouts started
     displacement: Displacement  # where they ended
-    by_adam: Displacement  # where they ended when Adam trained them
     improved: Displacement  # the same, every scout weighing what it improved on held-out drawers
+    by_adam: Displacement  # where they ended when Adam trained them
     binned: Binned  # all points that they passed, by distance
     by_time: dict[int, Displacement]  # where they were after so many steps
     learned: Guide
@@ -171,8 +171,8 @@ def scout_from(p: GuidesParameters, point_and_body: tuple[StartingPoint, Body]) 
     return Scouted(
         body=body,
         displacement=by_time[p.scout_epochs],
-        by_adam=by_adam,
         improved=improved,
+        by_adam=by_adam,
         binned=binned,
         by_time=by_time,
         learned=learned,
@@ -183,7 +183,7 @@ def scout_from(p: GuidesParameters, point_and_body: tuple[StartingPoint, Body]) 
 def _steps(p: GuidesParameters, model: nn.Module, task: Episode) -> Iterator[nn.Module]:
     """One scout, after each of its steps."""
     moving = copy.deepcopy(model)
-    optimizer = torch.optim.SGD(moving.parameters(), lr=p.scout_learning_rate)
+    optimizer = p.recipe("sgd").make(moving.parameters())
     for _ in range(p.scout_epochs):
         fit(moving, *labelled(task.support), optimizer, epochs=1)
         yield moving

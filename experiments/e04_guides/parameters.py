@@ -16,6 +16,7 @@ from experiments.images import ImageParameters
 from experiments.optimizers import OptimizerName, recipe, usual_rate
 from experiments.parameters import Count, Distinct, Head, distinct
 from experiments.preparations.pretraining import Body, Pretraining, zero_point
+from experiments.protocol import LearningRate
 from gtl_core.tasks import Episode, rng, sample_episode
 from gtl_core.training import Recipe
 
@@ -108,9 +109,9 @@ class GuidesParameters(ImageParameters):
         every = [Condition(first, *pair) for pair in product(self.heads, self.optimizers)]
         return every + [Condition(task, self.heads[0], self.optimizers[0]) for task in others]
 
-    def rates(self, optimizer: OptimizerName) -> list[float]:
+    def rates(self, optimizer: OptimizerName) -> list[LearningRate]:
         """Those that every method tries with it."""
-        return [usual_rate(optimizer, rate) for rate in self.learning_rates]
+        return [LearningRate(usual_rate(optimizer, rate)) for rate in self.learning_rates]
 
     def recipe(self, optimizer: OptimizerName) -> Recipe:
         """What a scout does when this optimizer trains it."""

@@ -81,7 +81,7 @@ def run(p: GuidesParameters) -> pd.DataFrame:
     rows, tests = tune_and_test(
         p,
         variants=[GuideVariant(str(c.task), c.head, c.optimizer, m) for c in p.conditions() for m in METHODS],
-        settings=lambda variant: [LearningRate(rate) for rate in p.rates(variant.optimizer)],
+        settings=lambda variant: p.rates(variant.optimizer),
         start=lambda job: starts[job.variant.starting_point(job.seed), job.variant.method],
         measure=accuracies_at_both_ends,
         record=_validation,
