@@ -57,19 +57,20 @@ clean: ## remove results (but not the committed ones) and caches; keep .venv and
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
+# --no-compile: Python compiles a module when it is first imported, and most of these never are.
 $(STAMP):
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3"; exit 1; }
 	@echo "Setting up $(VENV) (about a minute) ..."
 	@ls $(VENV)/installed-* >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $(VENV)/installed-*
 	@$(PY) -m pip install -qq --upgrade pip
-	@$(PY) -m pip install -qq -c requirements.lock -e ".[notebooks,test]"
+	@$(PY) -m pip install -qq --no-compile -c requirements.lock -e ".[notebooks,test]"
 	@touch $@
 
 $(CLUSTER): $(STAMP)
-	@$(PY) -m pip install -qq -c requirements.lock -e ".[cluster]"
+	@$(PY) -m pip install -qq --no-compile -c requirements.lock -e ".[cluster]"
 	@touch $@
 
 $(CLIENTS): $(STAMP)
-	@$(PY) -m pip install -qq -c requirements.lock -e ".[clients]"
+	@$(PY) -m pip install -qq --no-compile -c requirements.lock -e ".[clients]"
 	@touch $@

@@ -153,9 +153,10 @@ class Project:
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         (self.root / path).write_text(text)
 
-    def configure(self, alpha: dict | None = None, beta: dict | None = None, **others: dict) -> None:
+    def configure(self, alpha: dict | None = None, beta: dict | None = None, **others) -> None:
+        threads = {"threads": others.pop("threads")} if "threads" in others else {}
         notebooks = {"01_alpha": alpha or {}, "02_beta": beta or {}} | others
-        self.write("config/quick.yaml", yaml.safe_dump({"notebooks": notebooks}))
+        self.write("config/quick.yaml", yaml.safe_dump(threads | {"notebooks": notebooks}))
 
     def start(self, *arguments: str) -> subprocess.Popen:
         # From another folder, with none of the caller's settings: paths must come from the project.
@@ -192,10 +193,12 @@ class Project:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> Project:
-    """A project after one complete run; tests leave it so."""
+    """A project after one complete run, for which a cluster and a number of cores were named; tests leave it so."""
     project = Project(tmp_path_factory.mktemp("done"))
-    code, project.output = project.launch("quick")
+    project.configure(beta={"dask_scheduler": "tcp://host:8786"})
+    code, project.output = project.launch("quick", "--cores", "3")
     assert code == 0, project.output
+    project.configure()
     return project
 
 
@@ -253,23 +256,32 @@ BOTH = {"notebook_01_alpha", "notebook_02_beta"}
 @pytest.mark.parametrize(
     ("edited", "expected"),
     [
-        ("experiments/e01_alpha/run.py", {"notebook_01_alpha", "figures_01_alpha", "report"}),
-        ("experiments/e01_alpha/figures.py", {"figures_01_alpha"}),
-        ("experiments/e02_beta/figures.py", {"figures_02_beta"}),
-        ("gtl_core/shared.py", {*BOTH, "figures_01_alpha", "figures_02_beta", "report"}),
-        ("experiments/preparations/toy.py", {*BOTH, "figures_01_alpha", "figures_02_beta", "report", "prepare"}),
-        ("gtl_core/gathered.py", {"notebook_01_alpha", "figures_01_alpha", "report"}),
-        ("gtl_core/neighbour.py", set()),
-        ("experiments/catalogue.py", set()),
+        (["experiments/e01_alpha/run.py"], {"notebook_01_alpha", "figures_01_alpha", "report"}),
+        (["experiments/e01_alpha/figures.py"], {"figures_01_alpha"}),
+        (["experiments/preparations/toy.py"], {*BOTH, "figures_01_alpha", "figures_02_beta", "report", "prepare"}),
+        (["gtl_core/neighbour.py", "experiments/catalogue.py"], set()),
     ],
 )
 def test_an_edit_reruns_what_it_touches_and_nothing_else(done, edited, expected):
-    content = done.read(edited)
+    contents = {path: done.read(path) for path in edited}
     try:
-        done.write(edited, content + "\n# edited\n")
+        for path, content in contents.items():
+            done.write(path, content + "\n# edited\n")
         assert done.planned() == expected
     finally:
-        done.write(edited, content)
+        for path, content in contents.items():
+            done.write(path, content)
+
+
+def test_a_notebook_uses_what_it_imports_and_not_what_stands_beside_it(done):
+    code = "from common import uses; [print(*uses(f'notebooks/{name}.ipynb')) for name in ('01_alpha', '02_beta')]"
+    uses = subprocess.run(
+        [sys.executable, "-c", code], cwd=done.root / "workflow", capture_output=True, text=True, check=True
+    ).stdout
+    alpha, beta = ({f for f in line.split() if not f.endswith("__init__.py")} for line in uses.splitlines())
+    shared = "gtl_core/shared.py"
+    assert alpha == {"notebooks/01_alpha.ipynb", "experiments/e01_alpha/run.py", shared, "gtl_core/gathered.py"}
+    assert beta == {"notebooks/02_beta.ipynb", "experiments/e02_beta/run.py", shared}
 
 
 FOLDERS = sorted(path.name for path in (ROOT / "experiments").glob("e[0-9][0-9]_*"))
@@ -311,19 +323,11 @@ def test_a_changed_parameter_reruns_its_notebook_and_a_spelling_of_it_does_not(d
         done.configure()
 
 
-def test_who_does_the_work_is_passed_on_and_neither_reruns_nor_shows(project, done):
-    try:
-        done.configure(beta={"dask_scheduler": "tcp://host:8786"})
-        assert done.planned() == set()
-    finally:
-        done.configure()
-    project.configure(beta={"dask_scheduler": "tcp://host:8786"})
-    code, output = project.launch("quick", "--cores", "3")
-    assert code == 0, output
-    assert project.read("results/quick/alpha.where") == "3 "
-    assert project.read("results/quick/beta.where") == "3 tcp://host:8786"
-    assert project.read("results/quick/beta.csv") == done.read("results/quick/beta.csv")
-    assert "tcp://host" not in project.read("results/quick/notebooks/02_beta.ipynb")
+def test_who_does_the_work_is_passed_on_and_neither_reruns_nor_shows(done):
+    assert done.read("results/quick/alpha.where") == "3 "
+    assert done.read("results/quick/beta.where") == "3 tcp://host:8786"
+    assert "tcp://host" not in done.read("results/quick/notebooks/02_beta.ipynb")
+    assert done.planned() == set(), "though the profile no longer names the cluster"
 
 
 @pytest.mark.parametrize(
@@ -332,6 +336,7 @@ def test_who_does_the_work_is_passed_on_and_neither_reruns_nor_shows(project, do
         ({"alpha": {"rtae": 1}}, "config/quick.yaml: 01_alpha: unknown parameter rtae = 1: did you mean rate?"),
         ({"beta": {"rate": "high"}}, "config/quick.yaml: 02_beta: rate = 'high': "),
         ({"beta": {"results": "elsewhere"}}, "config/quick.yaml: 02_beta: results is set by the batch"),
+        ({"threads": 0}, "config/quick.yaml: threads = 0: must be a number of cores"),
         ({"02_beat": {}}, "config/quick.yaml: unknown notebook '02_beat': did you mean 02_beta?"),
     ],
 )
@@ -383,7 +388,10 @@ def test_a_failing_notebook_stays_readable_and_the_others_go_on(project):
     assert (project.root / "results/quick/figures/beta.png").exists()
 
 
-def test_kill_and_run_again(project, done):
+def test_kill_and_run_again(done, project):
+    shutil.copytree(done.root, project.root, dirs_exist_ok=True)
+    project.configure(alpha={"rate": 0.25}, threads=1)
+    (project.root / "results/quick/alpha.json").unlink()
     project.write("hold.alpha", "")
     run = project.start("quick", "--cores", "2")
     pid = int(project.wait_for("results/quick/alpha.json"))
@@ -400,9 +408,10 @@ def test_kill_and_run_again(project, done):
     (project.root / "hold.alpha").unlink()
     code, output = project.launch("quick")
     assert code == 0, output
-    assert "Another" not in output and "unlock" not in output
-    for path in ("alpha.csv", "beta.csv", "figures/beta.png"):
-        assert project.read(f"results/quick/{path}") == done.read(f"results/quick/{path}")
+    assert "Another" not in output and "unlock" not in output and "beta" not in output
+    assert project.read("results/quick/alpha.where") == "1 ", "as many threads as the profile names"
+    assert project.read("results/quick/alpha.csv") == "0.25,['step of seed 1']"
+    assert project.read("results/quick/figures/alpha_1.png") == "alpha of 0.25,['step of seed 1']"
 
 
 def alive(pid: int) -> bool:

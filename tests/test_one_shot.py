@@ -40,7 +40,7 @@ SMALL = dict(
     n_query=4, epochs=3, optimizers=["sgd", "adam"], learning_rates=[0.01, 0.1], adam_rates=[0.001, 0.01],
     heads=["random", "zero"], scout_adam_rate=0.001,
     channels=8, pretraining_epochs=1, n_scouts=2, scout_n_shot=3, scout_epochs=2, scout_learning_rate=0.1,
-    saturation_scouts=[1, 4], saturation_n_shots=[1], results="x", prepared="", workers=2,
+    saturation_scouts=[1, 4], saturation_n_shots=[1], results="x", prepared="", workers=1,
 )  # fmt: skip
 
 
@@ -142,8 +142,8 @@ def small():
 
 @pytest.fixture(scope="module")
 def alone():
-    """One task, one head, one process."""
-    return run(OneShotParameters.parse(SMALL | {"tasks": SMALL["tasks"][:1], "heads": ["random"], "workers": 1}))
+    """One task, one head, two processes."""
+    return run(OneShotParameters.parse(SMALL | {"tasks": SMALL["tasks"][:1], "heads": ["random"], "workers": 2}))
 
 
 def test_the_experiment_is_complete_and_paired(small):

@@ -36,11 +36,9 @@ def die_with_parent() -> None:
         sys.exit(1)
 
 
-def plan(profile: str) -> dict[str, object]:
-    """The validated parameters of every notebook that ``config/<profile>.yaml`` names; ValueError in one line."""
+def content(profile: str) -> dict[str, object]:
+    """What ``config/<profile>.yaml`` holds: `notebooks` and, if it is named, `threads`; ValueError in one line."""
     import yaml
-
-    from experiments.catalogue import EXPERIMENTS
 
     path = ROOT / "config" / f"{profile}.yaml"
     if not path.is_file():
@@ -48,13 +46,23 @@ def plan(profile: str) -> dict[str, object]:
         raise ValueError(f"unknown profile {profile!r}: {hint(profile, known)}")
     where = path.relative_to(ROOT)
     try:
-        content = yaml.safe_load(path.read_text())
+        found = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{where}: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or list(content) != ["notebooks"] or not isinstance(content["notebooks"], dict):
-        raise ValueError(f"{where}: must hold the one key 'notebooks', a mapping from notebook to its parameters")
+    if not isinstance(found, dict) or not isinstance(found.get("notebooks"), dict) or {*found} - {"notebooks", "threads"}:
+        raise ValueError(f"{where}: must hold 'notebooks', a mapping from notebook to its parameters, and at most 'threads'")
+    if not (type(threads := found.get("threads", 1)) is int and threads > 0):
+        raise ValueError(f"{where}: threads = {threads!r}: must be a number of cores")
+    return found
+
+
+def plan(profile: str) -> dict[str, object]:
+    """The validated parameters of every notebook that ``config/<profile>.yaml`` names; ValueError in one line."""
+    from experiments.catalogue import EXPERIMENTS
+
+    where = f"config/{profile}.yaml"
     parameters = {}
-    for notebook, given in content["notebooks"].items():
+    for notebook, given in content(profile)["notebooks"].items():
         given = given or {}
         if notebook not in EXPERIMENTS:
             raise ValueError(f"{where}: unknown notebook {notebook!r}: {hint(str(notebook), EXPERIMENTS)}")
