@@ -97,6 +97,14 @@ class Parameters(BaseModel):
         return []
 
 
+class Profile(Parameters):
+    """What a file of ``config/`` holds: notebooks with the parameters that differ from their own, and on how many cores
+    each step runs (all, unless named)."""
+
+    notebooks: dict[str, dict[str, object] | None]
+    threads: Count | None = None
+
+
 class NotebookParameters(Parameters):
     """What every notebook has beside its own parameters; paths are relative to the project."""
 

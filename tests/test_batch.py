@@ -336,7 +336,7 @@ def test_who_does_the_work_is_passed_on_and_neither_reruns_nor_shows(done):
         ({"alpha": {"rtae": 1}}, "config/quick.yaml: 01_alpha: unknown parameter rtae = 1: did you mean rate?"),
         ({"beta": {"rate": "high"}}, "config/quick.yaml: 02_beta: rate = 'high': "),
         ({"beta": {"results": "elsewhere"}}, "config/quick.yaml: 02_beta: results is set by the batch"),
-        ({"threads": 0}, "config/quick.yaml: threads = 0: must be a number of cores"),
+        ({"threads": 0}, "config/quick.yaml: threads = 0: should be greater than or equal to 1"),
         ({"02_beat": {}}, "config/quick.yaml: unknown notebook '02_beat': did you mean 02_beta?"),
     ],
 )

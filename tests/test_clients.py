@@ -7,12 +7,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch import nn
 
 from experiments import records
+from gtl_core import Guide, Guided
 
 PAGE = (records.ROOT / "docs/frameworks.md").read_text()
 _, *SECTIONS = re.split(r"^## ", PAGE, flags=re.MULTILINE)
-RECIPES = {section.splitlines()[0]: re.search(r"```python\n(.*?)```", section, re.DOTALL)[1] for section in SECTIONS}
+FOUND = {section.splitlines()[0]: re.search(r"```python\n(.*?)```", section, re.DOTALL) for section in SECTIONS}
+RECIPES = {name: found[1] for name, found in FOUND.items() if found}
 PREAMBLE = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
 NEEDS = {
     "Lightning": "lightning",
@@ -47,4 +51,13 @@ def test_a_recipe_runs(name, tmp_path):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_short(name):
-    assert len(RECIPES[name].splitlines()) <= 24
+    assert len([line for line in RECIPES[name].splitlines() if line]) < 20
+
+
+@pytest.mark.parametrize("name", ["SGDScheduleFree", "AdamWScheduleFree", "RAdamScheduleFree"])
+def test_schedule_free_optimizers_are_refused(name):
+    schedulefree = pytest.importorskip("schedulefree")
+    model = nn.Linear(3, 2)
+    guide = Guide({n: torch.full_like(p, 0.5) for n, p in model.named_parameters()})
+    with pytest.raises(ValueError, match=f"Guided cannot wrap {name}"):
+        Guided(getattr(schedulefree, name)(model.parameters(), lr=0.1), model, guide)

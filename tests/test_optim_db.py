@@ -1,12 +1,14 @@
 """The law around every optimizer of torch, under the settings that torch's own tests give them (`optim_db`)."""
 
 import copy
+import re
 import warnings
 
 import pytest
 import torch
 from torch import nn
 
+from experiments.records import ROOT
 from gtl_core import Guide, Guided
 from gtl_core.tasks import rng
 
@@ -63,6 +65,13 @@ def test_the_law(info, kwargs):
     for before, after, p in zip(start, once, guided, strict=True):
         torch.testing.assert_close(p, before.lerp(after, some), rtol=0, atol=1e-7)
         assert torch.equal(p[:, 0], before[:, 0]) and torch.equal(p[:, 2], after[:, 2])
+
+
+def test_the_page_lists_them_all():
+    rows = re.findall(r"^\| (\w+) \| (\d+) \|", (ROOT / "docs/frameworks.md").read_text(), re.MULTILINE)
+    assert {name: int(n) for name, n in rows} == {
+        name: len(info.optim_inputs_func(device="cpu")) for name, info in INFOS.items()
+    }
 
 
 def test_all_that_torch_has_are_tried_and_lbfgs_is_refused():

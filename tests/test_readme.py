@@ -1,4 +1,4 @@
-"""What the README says is so: its example runs, its links lead somewhere, its numbers are those of the results."""
+"""What the pages say is so: examples run, links lead somewhere, numbers are those of the results."""
 
 import os
 import re
@@ -7,8 +7,10 @@ import sys
 
 import nbformat
 import pandas as pd
+import pytest
 
 from experiments import records
+from experiments.catalogue import EXPERIMENTS
 from experiments.e00_two_parameters import run as two_parameters
 from experiments.e01_one_shot import run as one_shot
 from experiments.e02_xor import run as xor
@@ -23,14 +25,16 @@ from experiments.e11_authors_code import run as authors
 from experiments.statistics import paired
 from gtl_core import Guide
 
-TEXT = (records.ROOT / "README.md").read_text()
+PAGES = [records.ROOT / name for name in ("README.md", "RESULTS.md", "CONTRIBUTING.md")]
+PAGES += sorted((records.ROOT / "docs").glob("*.md"))
+TEXT = "".join(page.read_text() for page in PAGES[:2])
+EXAMPLE = "".join(re.findall(r"```python\n(.*?)```", (records.ROOT / "docs/own_network.md").read_text(), re.DOTALL))
 NUMBER = r"[+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]"
 
 
 def test_the_example_and_what_follows_it_run_verbatim(tmp_path):
-    example = "".join(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
     environment = os.environ | {"PYTHONPATH": str(records.ROOT)}
-    subprocess.run([sys.executable, "-W", "error", "-c", example], cwd=tmp_path, env=environment, check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", EXAMPLE], cwd=tmp_path, env=environment, check=True)
     guide = Guide.load(tmp_path / "guide.safetensors")
     assert guide.metadata["scouts"] == 10 and all(g.any() for g in guide.values())
 
@@ -38,13 +42,19 @@ def test_the_example_and_what_follows_it_run_verbatim(tmp_path):
 def test_the_notebook_for_a_reader_s_own_network_runs_the_same_lines():
     cells = nbformat.read(records.ROOT / "notebooks/05_your_own_model.ipynb", as_version=4).cells
     (user_code,) = (cell.source for cell in cells if "AdamW(" in cell.source and cell.cell_type == "code")
-    assert user_code in TEXT and len(user_code.splitlines()) < 15
+    assert user_code in EXAMPLE and len(user_code.splitlines()) < 15
 
 
-def test_links_lead_to_files():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
-    assert len(links) >= 5
-    assert [link for link in links if not (records.ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_figure_of_the_results_stands_on_their_page():
+    shown = re.findall(r"!\[[^\]]+\]\(results/paper/figures/(\w+)\.png\)", (records.ROOT / "RESULTS.md").read_text())
+    assert {*shown} == {"finding", *(stem for e in EXPERIMENTS.values() for stem in e.figures)}
+    assert len(shown) == len({*shown})
 
 
 def test_numbers_are_those_of_the_paper_profile():

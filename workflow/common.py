@@ -36,24 +36,21 @@ def die_with_parent() -> None:
         sys.exit(1)
 
 
-def content(profile: str) -> dict[str, object]:
-    """What ``config/<profile>.yaml`` holds: `notebooks` and, if it is named, `threads`; ValueError in one line."""
+def content(profile: str):
+    """The validated `Profile` in ``config/<profile>.yaml``; ValueError in one line."""
     import yaml
+
+    from experiments.parameters import Profile
 
     path = ROOT / "config" / f"{profile}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise ValueError(f"unknown profile {profile!r}: {hint(profile, known)}")
-    where = path.relative_to(ROOT)
     try:
         found = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("notebooks"), dict) or {*found} - {"notebooks", "threads"}:
-        raise ValueError(f"{where}: must hold 'notebooks', a mapping from notebook to its parameters, and at most 'threads'")
-    if not (type(threads := found.get("threads", 1)) is int and threads > 0):
-        raise ValueError(f"{where}: threads = {threads!r}: must be a number of cores")
-    return found
+        return Profile.parse(found if isinstance(found, dict) else {})
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path.relative_to(ROOT)}: {' '.join(str(error).split())}") from None
 
 
 def plan(profile: str) -> dict[str, object]:
@@ -62,12 +59,10 @@ def plan(profile: str) -> dict[str, object]:
 
     where = f"config/{profile}.yaml"
     parameters = {}
-    for notebook, given in content(profile)["notebooks"].items():
+    for notebook, given in content(profile).notebooks.items():
         given = given or {}
         if notebook not in EXPERIMENTS:
             raise ValueError(f"{where}: unknown notebook {notebook!r}: {hint(str(notebook), EXPERIMENTS)}")
-        if not isinstance(given, dict):
-            raise ValueError(f"{where}: {notebook}: {given!r} must be a mapping from parameter to value")
         if taken := set(given) & set(INJECTED):
             raise ValueError(f"{where}: {notebook}: {sorted(taken)[0]} is set by the batch")
         folder = f"results/{profile}"

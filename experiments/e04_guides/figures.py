@@ -33,7 +33,7 @@ def _colors(n: int, name: str = "viridis") -> np.ndarray:
 
 
 def guides_temperatures(frame: pd.DataFrame) -> Figure:
-    """Temperatures as maps of [0, 1], and what they make of a guide (network scope, square root)."""
+    """Temperatures as maps from 0 to 1, and what they make of a guide (network scope, square root)."""
     with drawing(1, 2, (8.4, 3.7), legend=()) as (figure, axes):
         maps, below = axes[0]
         for name, color in zip(TEMPERATURES, _colors(len(TEMPERATURES), "plasma"), strict=True):

@@ -1,0 +1,66 @@
+"""Which verdicts are others with Adam: by hand on a small table, and RESULTS.md against the committed ones."""
+
+from itertools import product
+
+import pandas as pd
+
+from experiments import records
+from experiments.overview import COMPARE, by_optimizer, comparisons, finding, markdown
+
+
+def shifted(accuracies: dict[str, float]) -> pd.DataFrame:
+    """A table of 08: two networks, three tasks; guided rows have scouts."""
+    rows = []
+    for (method, accuracy), seed, task in product(accuracies.items(), range(2), range(3)):
+        scouts = "target" if method.startswith("guided") else "none"
+        key = {"seed": seed, "target": "as_is", "n_way": 5, "n_shot": 1, "alignment": "none", "scouts": scouts}
+        rows.append(key | {"method": method, "task": task, "metric": "accuracy", "value": accuracy + 0.01 * task})
+    return pd.DataFrame(rows)
+
+
+def test_a_verdict_changes_if_the_interval_lies_elsewhere(tmp_path):
+    """Every task has the same difference, so an interval is as narrow as its mean: +0.1 by SGD, -0.2 by Adam; against
+    the probe +0.3 by both."""
+    by_hand = {"guided_network": 0.6, "plain": 0.5, "frozen": 0.3}
+    by_hand |= {"guided_network_adam": 0.5, "plain_adam": 0.7, "frozen_adam": 0.2}
+    records.write(str(tmp_path), "domain_shift", shifted(by_hand), {})
+    found = by_optimizer(comparisons(tmp_path))
+    table = found.set_index("rival")
+    assert set(table["experiment"]) == {"08"} and set(table["condition"]) == {
+        "glyphs to handwriting, as is, 5-way 1-shot"
+    }
+    assert table.loc["plain fine-tuning", ["sgd", "adam"]].tolist() == [
+        "+0.100 [+0.100, +0.100]",
+        "-0.200 [-0.200, -0.200]",
+    ]
+    assert table["changed"].to_dict() == {"plain fine-tuning": True, "the linear probe": False}
+    assert "| 08 | glyphs to handwriting, as is, 5-way 1-shot | plain fine-tuning | +0.100" in markdown(found)
+    assert markdown(found).endswith("1 of 2 in 08.")
+
+
+def test_the_picture_counts_where_both_rivals_are_beaten(tmp_path):
+    """By SGD both are, by Adam only the probe."""
+    by_hand = {"guided_network": 0.6, "plain": 0.5, "frozen": 0.3}
+    by_hand |= {"guided_network_adam": 0.5, "plain_adam": 0.7, "frozen_adam": 0.2}
+    records.write(str(tmp_path), "domain_shift", shifted(by_hand), {})
+    figure = finding(comparisons(tmp_path))
+    assert figure.get_suptitle().startswith("In 1 of 2 settings")
+    shown = sorted(round(float(line.get_xdata()[0])) for line in figure.axes[0].lines if line.get_marker() == "o")
+    assert shown == [-20, 10, 30, 30]
+
+
+def test_a_table_of_one_optimizer_says_nothing(tmp_path):
+    records.write(str(tmp_path), "domain_shift", shifted({"guided_network": 0.6, "plain": 0.5}), {})
+    assert by_optimizer(comparisons(tmp_path)).empty
+
+
+def test_results_md_has_the_table_of_the_committed_results():
+    table = by_optimizer(comparisons(records.ROOT / "results/paper"))
+    assert len(table) and markdown(table) in (records.ROOT / "RESULTS.md").read_text()
+
+
+def test_every_experiment_that_measures_accuracy_takes_part():
+    assert set(COMPARE) == {
+        "one_shot", "forgetting", "guides", "few_shot_neighbours", "forgetting_neighbours", "domain_shift",
+        "own_model", "paper_setting",
+    }  # fmt: skip
