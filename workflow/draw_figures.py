@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import cache, partial
+from pathlib import Path
 
 import common
 
@@ -31,6 +32,17 @@ def main() -> None:
             path = folder / "figures" / f"{stem}.png"
             save(draw(frame), path)
             print(path.relative_to(common.ROOT), flush=True)
+    if not args.notebooks:
+        overview(folder)
+
+
+def overview(folder: Path) -> None:
+    """What stands above all notebooks, if any of them has compared accuracies."""
+    from experiments.overview import comparisons, finding
+
+    table = comparisons(folder)
+    if len(table):
+        save(finding(table), folder / "figures/finding.png")
 
 
 if __name__ == "__main__":
