@@ -10,7 +10,7 @@ import torch
 from experiments import records
 from experiments.baselines.learned_guide import learned_guide
 from experiments.baselines.meta import meta_loss
-from experiments.e04_guides import figures
+from experiments.e04_guides import candidates, figures
 from experiments.e04_guides.anatomy import GS, OPTIMIZERS, moves
 from experiments.e04_guides.candidates import (
     BAR,
@@ -183,6 +183,15 @@ def test_scouts_watched_step_by_step_end_where_scouts_end():
         torch.testing.assert_close(left.displacement.mean_square[name], square)
         assert torch.equal(left.by_adam.mean_square[name], by_adam.mean_square[name])
         assert not torch.equal(left.by_adam.mean_square[name], square)
+
+
+def test_where_no_scout_improves_none_weighs_more_than_another(monkeypatch):
+    monkeypatch.setattr(candidates, "_loss", lambda model, task: 1.0)
+    p = GuidesParameters.parse(SMALL | {"learned_tasks": 1, "scout_epochs": 2})
+    model = conv4(p.scout_n_way, p.channels, generator=rng(0))
+    left = scout_from(p, (p.starting_points()[0], dict(model.body.named_parameters())))
+    assert left.improved.count == left.displacement.count == p.n_scouts
+    assert all(torch.equal(s, left.displacement.mean_square[name]) for name, s in left.improved.mean_square.items())
 
 
 @pytest.fixture(scope="module")

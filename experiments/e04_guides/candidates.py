@@ -165,6 +165,7 @@ def scout_from(p: GuidesParameters, point_and_body: tuple[StartingPoint, Body]) 
         alone = Displacement(model)
         if alone.add(moving):
             improved = improved + max(0.0, _loss(model, task) - _loss(moving, task)) * alone
+    improved = improved if improved.count else by_time[p.scout_epochs]  # none improved: none weighs more than another
     by_adam = scout(model, [labelled(task.support) for task in tasks], p.recipe("adam"))
     tasks = p.episodes(point, "scouting", "learned guide", p.learned_tasks, p.scout_n_way, 1, p.scout_n_query)
     learned = learned_guide(model, tasks, n_steps=p.epochs)
