@@ -48,7 +48,7 @@ class Comparison(NamedTuple):
     text: str
 
 
-def comparisons(folder: Path) -> pd.DataFrame:
+def against_rivals(folder: Path) -> pd.DataFrame:
     """Every `Comparison` of the tables that are in ``folder``."""
     found = [
         Comparison(
@@ -62,7 +62,7 @@ def comparisons(folder: Path) -> pd.DataFrame:
 
 
 def by_optimizer(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per experiment, condition and rival that `comparisons` has with both optimizers: ``sgd`` and ``adam``
+    """One row per experiment, condition and rival that `against_rivals` has with both optimizers: ``sgd`` and ``adam``
     (text), and ``changed``.
 
     A verdict is the side of 0 on which the 95 % interval lies, so it changes if one of the two is undecided, too.
@@ -87,7 +87,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def finding(table: pd.DataFrame) -> Figure:
     """Guided minus plain fine-tuning and minus the linear probe, in points, at each one's own best rate; a row per
-    condition. table: of `comparisons`."""
+    condition. table: of `against_rivals`."""
     fair = table[table["rival"].isin(SHOWN) & ~table["condition"].str.contains(HOW["same"])]
     fair = fair[(fair["experiment"] != "04") & ~fair["condition"].str.contains("no pretraining")]
     streams = fair["condition"].str.startswith(STREAM)
@@ -230,6 +230,6 @@ COMPARE: dict[str, tuple[str, Callable[[pd.DataFrame], Found]]] = {
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    table = comparisons(folder)
+    table = against_rivals(folder)
     save(finding(table), folder / "figures/finding.png")
     print(markdown(by_optimizer(table)))

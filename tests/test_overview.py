@@ -5,7 +5,7 @@ from itertools import product
 import pandas as pd
 
 from experiments import records
-from experiments.overview import COMPARE, by_optimizer, comparisons, finding, markdown
+from experiments.overview import COMPARE, by_optimizer, against_rivals, finding, markdown
 
 
 def shifted(accuracies: dict[str, float]) -> pd.DataFrame:
@@ -24,7 +24,7 @@ def test_a_verdict_changes_if_the_interval_lies_elsewhere(tmp_path):
     by_hand = {"guided_network": 0.6, "plain": 0.5, "frozen": 0.3}
     by_hand |= {"guided_network_adam": 0.5, "plain_adam": 0.7, "frozen_adam": 0.2}
     records.write(str(tmp_path), "domain_shift", shifted(by_hand), {})
-    found = by_optimizer(comparisons(tmp_path))
+    found = by_optimizer(against_rivals(tmp_path))
     table = found.set_index("rival")
     assert set(table["experiment"]) == {"08"} and set(table["condition"]) == {
         "glyphs to handwriting, as is, 5-way 1-shot"
@@ -43,7 +43,7 @@ def test_the_picture_counts_where_both_rivals_are_beaten(tmp_path):
     by_hand = {"guided_network": 0.6, "plain": 0.5, "frozen": 0.3}
     by_hand |= {"guided_network_adam": 0.5, "plain_adam": 0.7, "frozen_adam": 0.2}
     records.write(str(tmp_path), "domain_shift", shifted(by_hand), {})
-    figure = finding(comparisons(tmp_path))
+    figure = finding(against_rivals(tmp_path))
     assert figure.get_suptitle().startswith("In 1 of 2 settings")
     shown = sorted(round(float(line.get_xdata()[0])) for line in figure.axes[0].lines if line.get_marker() == "o")
     assert shown == [-20, 10, 30, 30]
@@ -51,11 +51,11 @@ def test_the_picture_counts_where_both_rivals_are_beaten(tmp_path):
 
 def test_a_table_of_one_optimizer_says_nothing(tmp_path):
     records.write(str(tmp_path), "domain_shift", shifted({"guided_network": 0.6, "plain": 0.5}), {})
-    assert by_optimizer(comparisons(tmp_path)).empty
+    assert by_optimizer(against_rivals(tmp_path)).empty
 
 
 def test_results_md_has_the_table_of_the_committed_results():
-    table = by_optimizer(comparisons(records.ROOT / "results/paper"))
+    table = by_optimizer(against_rivals(records.ROOT / "results/paper"))
     assert len(table) and markdown(table) in (records.ROOT / "RESULTS.md").read_text()
 
 

@@ -38,9 +38,9 @@ def main() -> None:
 
 def overview(folder: Path) -> None:
     """What stands above all notebooks, if any of them has compared accuracies."""
-    from experiments.overview import comparisons, finding
+    from experiments.overview import against_rivals, finding
 
-    table = comparisons(folder)
+    table = against_rivals(folder)
     if len(table):
         save(finding(table), folder / "figures/finding.png")
 
