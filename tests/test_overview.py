@@ -5,7 +5,7 @@ from itertools import product
 import pandas as pd
 
 from experiments import records
-from experiments.overview import COMPARE, by_optimizer, against_rivals, finding, markdown
+from experiments.overview import COMPARE, against_rivals, by_optimizer, finding, markdown
 
 
 def shifted(accuracies: dict[str, float]) -> pd.DataFrame:
