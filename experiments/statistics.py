@@ -103,14 +103,19 @@ def paired(one: pd.DataFrame, other: pd.DataFrame) -> Estimate:
 def difference(
     one: pd.DataFrame, other: pd.DataFrame, tasks: str = "tasks", networks: str = "seeds"
 ) -> dict[str, object]:
-    """`paired` as columns of a table: ``mean``, its 95 % interval from ``low`` to ``high``, the ``side`` of 0 on which
-    this lies, ``n`` and all as ``text``.
+    """`paired` as columns of a table; see `columns_of`."""
+    return columns_of(paired(one, other), one["task"], tasks, networks)
 
-    tasks, networks: what tasks and seeds are called in ``n``. Where a row is the mean of several tasks, its number is
-    that of the first of them, so ``n`` counts them all.
+
+def columns_of(e: Estimate, numbers: pd.Series, tasks: str = "tasks", networks: str = "seeds") -> dict[str, object]:
+    """``mean``, its 95 % interval from ``low`` to ``high``, the ``side`` of 0 on which this lies, ``n`` and all as
+    ``text``.
+
+    numbers: of the tasks. Where a row is the mean of several, its number is that of the first of them, so ``n`` counts
+    them all. tasks, networks: what tasks and seeds are called there.
     """
-    e, numbers = paired(one, other), one["task"].drop_duplicates().sort_values()
-    in_a_row = int(numbers.diff().min()) if len(numbers) > 1 else 1
+    drawn = np.unique(numbers)
+    in_a_row = int(np.diff(drawn).min()) if len(drawn) > 1 else 1
     n = f"{e.n[0]} {networks} x {e.n[1] * in_a_row} {tasks}"
     return {"mean": e.mean, "low": e.low, "high": e.high, "side": e.side, "n": n, "text": e.text}
 

@@ -24,7 +24,7 @@ from experiments.parameters import Head
 from experiments.preparations.pretraining import Body
 from experiments.preparations.steps import made
 from experiments.protocol import Job, LearningRate, Row, rates_to_test, tune_and_test
-from experiments.statistics import at_chosen_rates, difference
+from experiments.statistics import at_chosen_rates, by_seed_and_task, columns_of, mean_interval
 from experiments.workers import parallel
 from gtl_core.guide import Guide
 from gtl_core.tasks import Episode, arrivals_of, labelled, rng
@@ -162,9 +162,12 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
     rows, others = [], list(dict.fromkeys([*RIVALS, *(other for _, other, _ in QUESTIONS)]))
     for key, test in _at_best_rates(frame):
         tasks = "episodes" if ShiftedTask.parse(key["arena"]).n_shot else "streams"
+        values = {method: by_seed_and_task(found) for method, found in test.items()}  # once, not for every pair
         for method, rival in product([*CANDIDATES, *RIVALS], others):
             if method != rival and {method, rival} <= {*test}:
-                rows.append(key | {"method": method, "rival": rival} | difference(test[method], test[rival], tasks))
+                estimate = mean_interval(values[method] - values[rival])
+                compared = columns_of(estimate, test[method]["task"], tasks)
+                rows.append(key | {"method": method, "rival": rival} | compared)
     return pd.DataFrame(rows)
 
 
