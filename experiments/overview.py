@@ -1,13 +1,13 @@
 """Guidance against what it must beat, over all experiments at once: plain fine-tuning and the linear probe.
 
-``python -m experiments.overview results/paper`` prints what RESULTS.md says of the optimizers and draws
-``figures/finding.png``, the picture of the README.
+``make figures`` draws the picture of the README from it, and ``python -m experiments.overview results/paper`` prints
+what RESULTS.md says of the optimizers.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,23 +21,29 @@ from experiments.e03_forgetting import run as forgetting
 from experiments.e04_guides import run as guides
 from experiments.e05_own_model import run as own_model
 from experiments.e10_paper_setting import verdicts as paper_setting
+from experiments.episodes import Task
 from experiments.methods import FROZEN, PLAIN
 from experiments.statistics import NONE, difference, rows_where
-from experiments.style import drawing, save
+from experiments.streams import first_and_last
+from experiments.style import drawing
 
 RIVALS = {"plain": "plain fine-tuning", "frozen": "the linear probe", "scratch": "training from scratch"}
 SHOWN = {RIVALS["plain"]: PLAIN, RIVALS["frozen"]: FROZEN}
 HOW = {"first": "rates chosen at the start", "same": "plain's rate for all", "last": "rates chosen with hindsight"}
 SUFFIXES = {"sgd": "", "adam": "_adam"}  # of the names of methods in 06 to 08
 BY = {"sgd": "", "adam": ", all by Adam"}
-STREAM = "stream"  # how a condition begins in which examples come one by one
+ONE_SHOT, STREAM = "One-shot learning", "A stream of single examples"  # the panels of the picture
 
 
 class Comparison(NamedTuple):
     """Guided (network scope) minus a rival under one condition of one experiment, scouts and network trained by one
-    optimizer; mean, low, high, side and text as from `difference`."""
+    optimizer; mean, low, high, side and text as from `difference`.
+
+    panel: where the picture shows it; empty where it does not.
+    """
 
     experiment: str
+    panel: str
     condition: str
     rival: str
     optimizer: str
@@ -50,14 +56,12 @@ class Comparison(NamedTuple):
 
 def against_rivals(folder: Path) -> pd.DataFrame:
     """Every `Comparison` of the tables that are in ``folder``."""
-    found = [
-        Comparison(
-            experiment, condition, rival, optimizer, **{c: row[c] for c in ("mean", "low", "high", "side", "text")}
-        )
-        for name, (experiment, compare) in COMPARE.items()
-        if (folder / f"{name}.csv").exists()
-        for condition, rival, optimizer, row in compare(records.read(folder, name))
-    ]
+    found = []
+    for name, (experiment, compare) in COMPARE.items():
+        if (folder / f"{name}.csv").exists():
+            for panel, condition, rival, optimizer, row in compare(records.read(folder, name)):
+                estimate = {column: row[column] for column in ("mean", "low", "high", "side", "text")}
+                found.append(Comparison(experiment, panel, condition, rival, optimizer, **estimate))
     return pd.DataFrame(found, columns=Comparison._fields)
 
 
@@ -88,11 +92,8 @@ def markdown(table: pd.DataFrame) -> str:
 def finding(table: pd.DataFrame) -> Figure:
     """Guided minus plain fine-tuning and minus the linear probe, in points, at each one's own best rate; a row per
     condition. table: of `against_rivals`."""
-    fair = table[table["rival"].isin(SHOWN) & ~table["condition"].str.contains(HOW["same"])]
-    fair = fair[(fair["experiment"] != "04") & ~fair["condition"].str.contains("no pretraining")]
-    streams = fair["condition"].str.startswith(STREAM)
-    panels = {"One-shot learning": fair[~streams], "A stream of single examples": fair[streams]}
-    panels = {title: rows for title, rows in panels.items() if len(rows)}
+    fair = table[table["rival"].isin(SHOWN) & (table["panel"] != "")]
+    panels = {title: fair[fair["panel"] == title] for title in (ONE_SHOT, STREAM) if title in set(fair["panel"])}
     heights = [len(rows[["experiment", "condition"]].drop_duplicates()) for rows in panels.values()]
     labels = [f"minus {rival}{by}" for by in BY.values() for rival in SHOWN]
     size, share = (8.0, 0.21 * sum(heights) + 2.0), {"gridspec_kw": {"height_ratios": heights}}
@@ -123,26 +124,28 @@ def _forest(axis: Axes, rows: pd.DataFrame) -> None:
     axis.set_axisbelow(True)
 
 
-Found = Iterator[tuple[str, str, str, Mapping[str, object]]]  # condition, rival, optimizer, difference
+Found = Iterator[tuple[str, str, str, str, Mapping[str, object]]]  # panel, condition, rival, optimizer, difference
 
 
 def _one_shot(frame: pd.DataFrame) -> Found:
     for row in one_shot.verdicts(frame).to_dict("records"):
         if row["tuned_on"] == "first":
-            yield from _of_guided(row, f"{row['task']}, {_start(row)}")
+            yield from _of_guided(row, ONE_SHOT, f"{row['task']}, {_start(row)}")
 
 
 def _forgetting(frame: pd.DataFrame) -> Found:
     base = frame["epochs"].iloc[0]
     for row in forgetting.verdicts(frame).to_dict("records"):
-        if row["tuned_on"] in HOW and row["stream"] == "single" and row["epochs"] == base:
-            yield from _of_guided(row, f"{STREAM}, {_start(row)}, {HOW[row['tuned_on']]}")
+        tuned_on = row["tuned_on"]
+        if tuned_on in HOW and row["stream"] == "single" and row["epochs"] == base:
+            panel = "" if tuned_on == "same" else STREAM  # the picture has each method at its own best rate
+            yield from _of_guided(row, panel, f"stream, {_start(row)}, {HOW[tuned_on]}")
 
 
-def _of_guided(row: Mapping, condition: str) -> Found:
+def _of_guided(row: Mapping, panel: str, condition: str) -> Found:
     rival = row["comparison"].removeprefix("guided - ")
     if rival in RIVALS and row["scouts"] == row["optimizer"]:
-        yield condition, RIVALS[rival], row["optimizer"], row
+        yield "" if row["zero_point"] == "random" else panel, condition, RIVALS[rival], row["optimizer"], row
 
 
 def _start(row: Mapping) -> str:
@@ -158,14 +161,46 @@ def _guides(frame: pd.DataFrame) -> Found:
         if rival and row["method"] == guide and row["tuned_on"] in HOW:
             arena = row["arena"].removeprefix("none ")
             rates = f", {HOW[row['tuned_on']]}" if arena.endswith("stream") else ""
-            yield f"{arena}, {row['head']} head{rates}", rival, row["optimizer"], row
+            yield "", f"{arena}, {row['head']} head{rates}", rival, row["optimizer"], row
 
 
 def _own_model(frame: pd.DataFrame) -> Found:
     for row in own_model.verdicts(frame).to_dict("records"):
         rival = row["comparison"].removeprefix("guided_classes - ")
         if rival in RIVALS:
-            yield "5-way 1-shot, a ResNet", RIVALS[rival], "sgd", row
+            yield ONE_SHOT, "5-way 1-shot, a ResNet", RIVALS[rival], "sgd", row
+
+
+def _few_shot(frame: pd.DataFrame) -> Found:
+    tests = rows_where(frame, metric="accuracy", zero_point="pretrained")
+    for task, rows in tests.groupby(["n_way", "n_shot"], sort=False):
+        methods = dict(list(rows.groupby("method")))
+        yield from _of_methods(ONE_SHOT, f"{Task(*task)}, zero head", methods, methods)
+
+
+def _streams(frame: pd.DataFrame) -> Found:
+    for head, rows in rows_where(frame, metric="accuracy").groupby("head", sort=False):
+        _, last = first_and_last(rows)
+        yield from _of_methods(STREAM, f"stream, {head} head, {HOW['last']}", last, last)
+
+
+def _domain_shift(frame: pd.DataFrame) -> Found:
+    tests = rows_where(frame, metric="accuracy", alignment=NONE)
+    for (target, *task), rows in tests.groupby(["target", "n_way", "n_shot"], sort=False):
+        guided, rivals = (dict(list(rows_where(rows, scouts=of).groupby("method"))) for of in ("target", NONE))
+        where = f"glyphs to handwriting, {target.replace('_', ' ')}, {Task(*task)}"
+        yield from _of_methods(ONE_SHOT, where, guided, rivals)
+
+
+def _of_methods(
+    panel: str, condition: str, guided: Mapping[str, pd.DataFrame], rivals: Mapping[str, pd.DataFrame]
+) -> Found:
+    """By the names that methods have in 06 to 08: their test rows, at each one's best setting."""
+    for optimizer, suffix in SUFFIXES.items():
+        for rival, label in RIVALS.items():
+            mine, theirs = f"guided_network{suffix}", f"{rival}{suffix}"
+            if mine in guided and theirs in rivals:
+                yield panel, condition, label, optimizer, difference(guided[mine], rivals[theirs])
 
 
 def _paper_setting(frame: pd.DataFrame) -> Found:
@@ -175,61 +210,20 @@ def _paper_setting(frame: pd.DataFrame) -> Found:
     for row in rows_where(table, **base).to_dict("records"):
         if row["rival"] in RIVALS and row["scouts"] == row["optimizer"]:
             where = f"digits to {row['n_way']} characters, {rates[row['rates']]}"
-            yield where, RIVALS[row["rival"]], row["optimizer"], row
+            yield ONE_SHOT, where, RIVALS[row["rival"]], row["optimizer"], row
 
 
-def _neighbours(
-    columns: Sequence[str],
-    called: Callable[..., str],
-    guided: Mapping[str, object] | None = None,
-    rivals: Mapping[str, object] | None = None,
-) -> Callable[[pd.DataFrame], Found]:
-    """guided, rivals: what their rows have in other columns than ``columns``, which make a condition."""
-
-    def compare(frame: pd.DataFrame) -> Found:
-        tests = frame[frame["metric"] == "accuracy"]
-        if "step" in tests:
-            tests = tests[tests["step"] == tests["step"].max()]
-        for key, here in tests.groupby([*columns], sort=False):
-            for optimizer, suffix in SUFFIXES.items():
-                mine = rows_where(here, method=f"guided_network{suffix}", **guided or {})
-                for rival, label in RIVALS.items():
-                    theirs = rows_where(here, method=f"{rival}{suffix}", **rivals or {})
-                    if len(mine) and len(theirs):
-                        yield called(*key), label, optimizer, difference(mine, theirs)
-
-    return compare
-
-
-PRETRAINED = {"zero_point": "pretrained"}
 COMPARE: dict[str, tuple[str, Callable[[pd.DataFrame], Found]]] = {
     "one_shot": ("01", _one_shot),
     "forgetting": ("03", _forgetting),
     "guides": ("04", _guides),
     "own_model": ("05", _own_model),
-    "few_shot_neighbours": (
-        "06",
-        _neighbours(["n_way", "n_shot"], lambda way, shot: f"{way}-way {shot}-shot, zero head", PRETRAINED, PRETRAINED),
-    ),
-    "forgetting_neighbours": (
-        "07",
-        _neighbours(["head"], lambda head: f"{STREAM}, {head} head, {HOW['last']}"),
-    ),
-    "domain_shift": (
-        "08",
-        _neighbours(
-            ["target", "n_way", "n_shot"],
-            lambda target, way, shot: f"glyphs to handwriting, {target.replace('_', ' ')}, {way}-way {shot}-shot",
-            {"scouts": "target"},
-            {"scouts": NONE, "alignment": NONE},
-        ),
-    ),
+    "few_shot_neighbours": ("06", _few_shot),
+    "forgetting_neighbours": ("07", _streams),
+    "domain_shift": ("08", _domain_shift),
     "paper_setting": ("10", _paper_setting),
 }
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    table = against_rivals(folder)
-    save(finding(table), folder / "figures/finding.png")
-    print(markdown(by_optimizer(table)))
+    print(markdown(by_optimizer(against_rivals(Path(sys.argv[1])))))

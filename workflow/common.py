@@ -12,6 +12,10 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from experiments.parameters import Profile
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the package beside this folder, wherever this was started from
@@ -36,7 +40,7 @@ def die_with_parent() -> None:
         sys.exit(1)
 
 
-def content(profile: str):
+def content(profile: str) -> Profile:
     """The validated `Profile` in ``config/<profile>.yaml``; ValueError in one line."""
     import yaml
 

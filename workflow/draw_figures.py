@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import cache, partial
-from pathlib import Path
 
 import common
 
@@ -33,16 +32,13 @@ def main() -> None:
             save(draw(frame), path)
             print(path.relative_to(common.ROOT), flush=True)
     if not args.notebooks:
-        overview(folder)
+        from experiments.overview import against_rivals, finding
 
-
-def overview(folder: Path) -> None:
-    """What stands above all notebooks, if any of them has compared accuracies."""
-    from experiments.overview import against_rivals, finding
-
-    table = against_rivals(folder)
-    if len(table):
-        save(finding(table), folder / "figures/finding.png")
+        table = against_rivals(folder)
+        if len(table):
+            path = folder / "figures/finding.png"
+            save(finding(table), path)
+            print(path.relative_to(common.ROOT), flush=True)
 
 
 if __name__ == "__main__":
