@@ -187,7 +187,7 @@ def _streams(frame: pd.DataFrame) -> Found:
 def _domain_shift(frame: pd.DataFrame) -> Found:
     tests = rows_where(frame, metric="accuracy", alignment=NONE)
     for (target, *task), rows in tests.groupby(["target", "n_way", "n_shot"], sort=False):
-        guided, rivals = (dict(list(rows_where(rows, scouts=of).groupby("method"))) for of in ("target", NONE))
+        guided, rivals = (dict(list(rows_where(rows, scouts=s).groupby("method"))) for s in ("target", NONE))
         where = f"glyphs to handwriting, {target.replace('_', ' ')}, {Task(*task)}"
         yield from _of_methods(ONE_SHOT, where, guided, rivals)
 
