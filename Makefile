@@ -13,7 +13,7 @@ STAMP := $(VENV)/installed-$(shell (cat requirements.lock pyproject.toml; pwd) |
 CLUSTER := $(STAMP)-cluster
 CLIENTS := $(STAMP)-clients
 
-.PHONY: run test test-clients test-slurm lint figures lab bench lock clean help
+.PHONY: run test test-clients test-slurm lint figures compare lab bench lock clean help
 
 run: $(if $(SNAKEMAKE_PROFILE),$(CLUSTER),$(STAMP)) ## run the experiments of PROFILE=quick (or paper) on CORES (all)
 	@$(PY) workflow/launch.py $(PROFILE) $(if $(CORES),--cores $(CORES))
@@ -34,6 +34,9 @@ lint: $(STAMP) ## check style and format of code and notebooks, and the types of
 
 figures: $(STAMP) ## draw the figures of PROFILE again from its tables, without training
 	@$(PY) workflow/draw_figures.py $(PROFILE)
+
+compare: $(STAMP) ## say how the results in B=results/mine differ from those in A=results/paper
+	@$(PY) workflow/compare.py $(or $(A),results/paper) $(or $(B),$(error which results? make compare B=results/mine))
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	@$(PY) -m jupyterlab notebooks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -32,3 +33,8 @@ class Experiment:
     @property
     def tables(self) -> tuple[str, ...]:
         return (self.name, *self.more_tables)
+
+
+def caption(draw: Callable[[DataFrame], Figure]) -> str:
+    """What a figure is a picture of, in one line: the first paragraph of the docstring of what draws it."""
+    return " ".join((inspect.getdoc(draw) or "").split("\n\n")[0].split())

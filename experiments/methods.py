@@ -23,11 +23,11 @@ class Family:
     colour: str  # Okabe-Ito and two more: distinct for colour-blind readers
 
 
-FROM_SCRATCH = Family("from scratch", "#999999")
+FROM_SCRATCH = Family("from scratch", "#666666")
 FEATURES = Family("features as they are", "#009E73")
 FINE_TUNING = Family("fine-tuning", "#D55E00")
 GUIDED = Family("guided", "#0072B2")
-CONTROL = Family("control", "#999999")
+CONTROL = Family("control", "#BBBBBB")
 
 
 @dataclass(frozen=True)

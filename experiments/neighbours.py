@@ -36,7 +36,7 @@ from experiments.methods import (
 from experiments.optimizers import make, usual_rate
 from gtl_core.tasks import Episode, rng, to_float
 
-MULTI_TASK = Family("multi-task", "#A6761D")
+MULTI_TASK = Family("multi-task", "#5C3A12")
 META_LEARNING = Family("meta-learning", "#000000")
 COMPARING = Family("learning to compare", "#CC79A7")
 

@@ -35,7 +35,7 @@ def rank(
         guided = max(guides, key=lambda key: best[*condition, *key], default=None)
         for key, mine in values.items():
             row = dict(zip(conditions, condition, strict=True)) | names[key] | accuracy_of(mine) | {"guided": guided}
-            rows.append(row | (difference(values[guided], mine, tasks, "networks") if guided else {}))
+            rows.append(row | (difference(values[guided], mine, tasks) if guided else {}))
     return best_first(rows, conditions).rename(columns={"mean": "difference"})
 
 

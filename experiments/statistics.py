@@ -11,6 +11,7 @@ from scipy.special import stdtrit
 
 FEW = 5  # values; with fewer there is no interval
 NONE = "none"  # in the column ``scouts``, of methods without any, in the place of their optimizer
+TOO_FEW = "too few to tell"
 TIE = 1e-9  # networks whose means differ by less are equal
 
 
@@ -28,12 +29,12 @@ class Estimate:
     def side(self) -> str:
         """Where the interval lies: above 0, below, or undecided; or that there is none."""
         if np.isnan(self.low):
-            return "too few to tell"
+            return TOO_FEW
         return "above" if self.low > 0 else "below" if self.high < 0 else "undecided"
 
     @property
     def text(self) -> str:
-        interval = "too few to tell" if np.isnan(self.low) else f"[{self.low:+.3f}, {self.high:+.3f}]"
+        interval = TOO_FEW if np.isnan(self.low) else f"[{self.low:+.3f}, {self.high:+.3f}]"
         return f"{self.mean:+.3f} {interval}"
 
     def __str__(self) -> str:
@@ -101,13 +102,13 @@ def paired(one: pd.DataFrame, other: pd.DataFrame) -> Estimate:
 
 
 def difference(
-    one: pd.DataFrame, other: pd.DataFrame, tasks: str = "tasks", networks: str = "seeds"
+    one: pd.DataFrame, other: pd.DataFrame, tasks: str = "tasks", networks: str = "networks"
 ) -> dict[str, object]:
     """`paired` as columns of a table; see `columns_of`."""
     return columns_of(paired(one, other), one["task"], tasks, networks)
 
 
-def columns_of(e: Estimate, numbers: pd.Series, tasks: str = "tasks", networks: str = "seeds") -> dict[str, object]:
+def columns_of(e: Estimate, numbers: pd.Series, tasks: str = "tasks", networks: str = "networks") -> dict[str, object]:
     """``mean``, its 95 % interval from ``low`` to ``high``, the ``side`` of 0 on which this lies, ``n`` and all as
     ``text``.
 
@@ -118,6 +119,13 @@ def columns_of(e: Estimate, numbers: pd.Series, tasks: str = "tasks", networks: 
     in_a_row = int(np.diff(drawn).min()) if len(drawn) > 1 else 1
     n = f"{e.n[0]} {networks} x {e.n[1] * in_a_row} {tasks}"
     return {"mean": e.mean, "low": e.low, "high": e.high, "side": e.side, "n": n, "text": e.text}
+
+
+def tally(sides: pd.Series, what: str) -> str:
+    """In words, in how many of the ``what`` (conditions, say) the interval lies above 0, and in how many below."""
+    if (sides == TOO_FEW).all():
+        return "too few networks to tell"
+    return f"above in {(sides == 'above').sum()} and below in {(sides == 'below').sum()} of {len(sides)} {what}"
 
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:

@@ -65,7 +65,7 @@ _EWC = _continual("ewc", "EWC", "#CC79A7", lambda it: EWC(it.model, it.strength,
 _SYNAPTIC = _continual(
     "synaptic",
     "synaptic intelligence",
-    "#A6761D",
+    "#5C3A12",
     lambda it: SynapticIntelligence(it.model, it.strength, it.optimizer),
     strength=0.3,
     kept=3,

@@ -1,17 +1,22 @@
-"""What all figures share: one colour per method in the whole project, and `save`, the only writer of figures."""
+"""What all figures share: one width, one colour per method, a headline that says what is seen, and `save`, the only
+writer of figures."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -25,54 +30,95 @@ TUNED_ON = {
     "careful": "the lowest rate as good at the start",
     "last": "each rate tuned at the end",
 }
+WIDTH = 8.4  # inches of every figure: shown at the width of a page, 830 px, its 8 points are 8 points
 STYLE = {
     **sns.axes_style("ticks"),
     "figure.dpi": 100,
-    "font.family": "DejaVu Sans",
+    "font.family": ["DejaVu Sans", "sans-serif"],
     "font.size": 9,
-    "axes.titlesize": 10,
+    "axes.titlesize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text, to be found and read aloud
+    "svg.hashsalt": "guided",  # equal figures get equal bytes
 }
 
 
 class _Figure(Figure):
     # Not pyplot's: a figure is a value, closed by nobody, that a notebook shows when it is a cell's last line.
-    def _repr_png_(self) -> bytes:
-        # Small, since executed notebooks are committed, too: 256 colours take a third of the space.
-        buffer = io.BytesIO()
-        Image.open(io.BytesIO(_png(self, dpi=80))).convert("RGB").quantize(256).save(buffer, "PNG", optimize=True)
-        return buffer.getvalue()
+    def _repr_png_(self) -> tuple[bytes, dict[str, object]]:
+        # Sharp on a screen of twice the pixels, and small, since executed notebooks are committed, too: 64 colours.
+        picture, buffer = Image.open(io.BytesIO(_drawn(self, "png", dpi=160))).convert("RGB"), io.BytesIO()
+        picture.quantize(64).save(buffer, "PNG", optimize=True)
+        size = {"width": picture.width // 2, "height": picture.height // 2}
+        return buffer.getvalue(), size | {"alt": self.get_label()}
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG in one go; equal results give equal bytes."""
+    """Write a PNG, and an SVG beside it, each in one go; equal results give equal bytes.
+
+    ValueError if the figure has no `headline`.
+    """
+    if not figure.get_label():
+        raise ValueError(f"{path.stem}: a figure says what it shows, in its `headline`")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_bytes(_png(figure, dpi=150))
+    for place in (path, path.with_suffix(".svg")):
+        with replacing(place) as temporary:
+            temporary.write_bytes(_drawn(figure, place.suffix[1:], dpi=150))
 
 
-def _png(figure: Figure, dpi: int) -> bytes:
+def _drawn(figure: Figure, kind: str, dpi: int) -> bytes:
     buffer = io.BytesIO()
+    nothing = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}  # no version, no date
     with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})  # no version, no date
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=nothing)
     return buffer.getvalue()
 
 
 @contextmanager
 def drawing(
-    rows: int, columns: int, size: tuple[float, float], legend: Iterable[str] | None = None, **share: object
+    rows: int, columns: int, height: float, legend: Iterable[str] | None = None, **share: object
 ) -> Iterator[tuple[Figure, np.ndarray]]:
-    """A figure of so many inches and its axes [rows, columns], to be drawn upon in the project's style.
+    """A figure, so many inches high without its `headline`, and its axes [rows, columns], to be drawn upon in the
+    project's style.
 
     legend: one goes below, with these labels first; None: there is none. share: see `Figure.subplots`.
     """
     with mpl.rc_context(STYLE):
-        figure = _Figure(figsize=size, layout="constrained")
+        figure = _Figure(figsize=(WIDTH, height), layout="constrained")
         yield figure, figure.subplots(rows, columns, squeeze=False, **share)
+        for axis in figure.axes:
+            _powers_in_full(axis.xaxis)
+            _powers_in_full(axis.yaxis)
         if legend is not None:
             _legend_below(figure, legend)
+
+
+def _powers_in_full(axis: Axis) -> None:
+    """0.01 and 100k where matplotlib would write powers of ten, whose exponents are too small to read."""
+    if isinstance(axis.get_major_formatter(), ticker.LogFormatterSciNotation):
+        thousands = ticker.EngFormatter(sep="")
+        axis.set_major_formatter(lambda value, _: thousands(value) if value >= 1e4 else f"{value:g}")
+        axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def headline(figure: Figure, message: str, note: str) -> None:
+    """Say on top, in bold, what the figure shows, and below what it is of: n, and what bars and bands are.
+
+    The message is also the text for those who do not see the figure.
+    """
+    figure.set_label(message)
+    message, note = (text.replace(" %", "\N{NO-BREAK SPACE}%") for text in (message, note))
+    title, small = (textwrap.wrap(text, n, break_on_hyphens=False) for text, n in ((message, 96), (note, 125)))
+    below = figure.get_figheight()
+    first, second = 0.08, 0.14 + 0.19 * len(title)  # inches from the top
+    height = below + second + 0.16 * len(small) + 0.1
+    figure.set_size_inches(WIDTH, height)
+    figure.get_layout_engine().set(rect=(0, 0, 1, below / height))
+    place = {"x": 0.06 / WIDTH, "va": "top", "linespacing": 1.25}
+    figure.text(y=1 - first / height, s="\n".join(title), fontweight="bold", fontsize=10.5, **place)
+    figure.text(y=1 - second / height, s="\n".join(small), color="#555555", fontsize=8.5, **place)
 
 
 def of_methods(frame: pd.DataFrame, methods: Iterable[Method]) -> list[tuple[Method, pd.DataFrame]]:
@@ -87,10 +133,39 @@ def n_networks(rows: pd.DataFrame) -> str:
     return f"{n} network{'s' * (n > 1)}"
 
 
+class Ranked(NamedTuple):
+    """A row of a `forest`; numbers in points or per cent."""
+
+    name: str
+    colour: str
+    label: str  # in the legend
+    mean: float
+    low: float
+    high: float
+
+
+def forest(axis: Axes, rows: Sequence[Ranked]) -> None:
+    """Means with their intervals, one below the other. One far below the others stands at the edge as a number."""
+    means = np.array([row.mean for row in rows])
+    quarter = np.quantile(means, 0.25)
+    edge = quarter - 4 * (means.max() - quarter)
+    for y, row in enumerate(rows):
+        look = {"color": row.colour, "markersize": 4.5, "label": row.label}
+        if row.mean < edge:
+            axis.plot(edge, y, "<", **look)
+            axis.annotate(f"{row.mean:.1f}", (edge, y), (6, 0), textcoords="offset points", va="center", fontsize=8)
+        else:
+            axis.hlines(y, row.low, row.high, color=row.colour, linewidth=2)
+            axis.plot(row.mean, y, "o", **look)
+    axis.set_yticks(range(len(rows)), [row.name for row in rows])
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.grid(axis="y", color="#EEEEEE")
+
+
 def rate_axis(axis: Axes) -> None:
     """Learning rates, labelled by decade: matplotlib would label every step of a short range, one over the other."""
     axis.set(xscale="log", xlabel="learning rate")
-    axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _legend_below(figure: Figure, order: Iterable[str]) -> None:
@@ -100,5 +175,8 @@ def _legend_below(figure: Figure, order: Iterable[str]) -> None:
         entries |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     known = list(order)
     labels = sorted(entries, key=lambda label: known.index(label) if label in known else len(known))
-    columns = min(len(labels), max(1, int(figure.get_figwidth() / 2.2)))  # an entry is at most that wide
+    if not labels:
+        return
+    widest = 0.45 + 0.068 * max(map(len, labels))  # inches
+    columns = min(len(labels), max(1, int(figure.get_figwidth() / widest)))
     figure.legend([entries[label] for label in labels], labels, loc="outside lower center", ncols=columns)

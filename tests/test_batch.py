@@ -217,9 +217,9 @@ def test_a_run_makes_everything(done):
     assert done.read("results/quick/beta.csv") == "1.0,['step of seed 1']"
     figures = sorted(path.name for path in (done.root / "results/quick/figures").iterdir())
     assert figures == ["alpha_1.png", "alpha_2.png", "beta.png"]
-    assert done.output.count("step ") == 1, "what two notebooks share is made once"
+    assert done.output.count("step, seed 1") == 1, "what two notebooks share is made once"
     noise = [
-        line for line in done.output.splitlines() if not re.match(r"[\w ]+: (started|done in \d+ s)|results/", line)
+        line for line in done.output.splitlines() if not re.match(r"[\w ,]+: (started|done in \d+ s)|results/", line)
     ]
     assert noise == ["Report: results/quick/report.html"]
 

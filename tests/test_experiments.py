@@ -200,7 +200,7 @@ def test_the_experiment_is_complete_and_paired(small):
     assert {name: row[name] for name in expected} == expected
     gained = table[(table["tuned_on"] == "same") & (table["comparison"] == "plain: last - first")].iloc[0]
     assert gained["mean"] == pytest.approx(last["plain"]["value"].mean() - first["plain"]["value"].mean())
-    assert set(table["n"]) == {"2 seeds x 3 tasks"}
+    assert set(table["n"]) == {"2 networks x 3 tasks"}
     nothing_to_forget = measures(small, "same").set_index("stream").loc["per_class", "backward_transfer"]
     assert set(nothing_to_forget) == {"0.000 [0.000, 0.000]"}
 

@@ -219,8 +219,8 @@ def test_the_experiment_is_complete_and_paired(small):
     # 5 ways and conditions; 14 guides and 4 rivals against 9, none against itself.
     assert len(table) == 5 * (18 * 9 - 9)
     assert dict(table.groupby("arena")["n"].unique().str.join("")) == {
-        "none 3-way 1-shot": "2 seeds x 10 episodes",
-        "inverted 4-way stream": "2 seeds x 3 streams",
+        "none 3-way 1-shot": "2 networks x 10 episodes",
+        "inverted 4-way stream": "2 networks x 3 streams",
     }
     assert set(table["tuned_on"]) == {"first", "careful", "last"}
     assert set(table.loc[table["tuned_on"] == "last", "arena"]) == {"inverted 4-way stream"}

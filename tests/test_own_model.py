@@ -568,7 +568,7 @@ def test_verdicts_are_differences_on_the_same_episodes_and_name_rates_at_the_edg
     for column in ("low", "mean", "high"):  # seeds and episodes differ, their differences do not
         assert table.loc["guided_losses - frozen", column] == pytest.approx(0.4)
         assert table.loc["plain - frozen", column] == pytest.approx(0.1)
-    assert table.loc["guided_classes - plain", "n"] == "2 seeds x 3 episodes"
+    assert table.loc["guided_classes - plain", "n"] == "2 networks x 3 episodes"
     at_the_edge = {name for name, edge in table["at_the_edge"].items() if edge}
     assert at_the_edge == {name for name in table.index if name.endswith("frozen")}  # 0.01 of 0.01, 0.1 and 1
     assert set(table["at_the_edge"]) == {"frozen", ""}

@@ -22,6 +22,8 @@ from experiments.e07_forgetting_neighbours import run as forgetting_neighbours
 from experiments.e08_domain_shift import run as domain_shift
 from experiments.e10_paper_setting import verdicts as paper_setting
 from experiments.e11_authors_code import run as authors
+from experiments.experiment import caption
+from experiments.overview import finding
 from experiments.statistics import paired
 from gtl_core import Guide
 
@@ -52,10 +54,14 @@ def test_links_lead_to_files(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-def test_every_figure_of_the_results_stands_on_their_page():
-    shown = re.findall(r"!\[[^\]]+\]\(results/paper/figures/(\w+)\.png\)", (records.ROOT / "RESULTS.md").read_text())
-    assert {*shown} == {"finding", *(stem for e in EXPERIMENTS.values() for stem in e.figures)}
-    assert len(shown) == len({*shown})
+def test_every_figure_of_the_results_stands_on_their_page_with_its_caption():
+    shown = r"!\[([^\]]+)\]\(results/paper/figures/(\w+)\.png\)\n\n\*([^\n]+)\*\n"
+    said = {
+        stem: (alternative, below)
+        for alternative, stem, below in re.findall(shown, (records.ROOT / "RESULTS.md").read_text())
+    }
+    captions = {"finding": finding} | {stem: draw for e in EXPERIMENTS.values() for stem, draw in e.figures.items()}
+    assert said == {stem: (caption(draw), caption(draw)) for stem, draw in captions.items()}
 
 
 def test_numbers_are_those_of_the_paper_profile():

@@ -7,6 +7,7 @@ import ctypes
 import difflib
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -99,6 +100,18 @@ def defaults(notebook: str) -> dict[str, object]:
         raise ValueError(f"{path.relative_to(ROOT)}: {len(sources)} cells are tagged 'parameters', must be one")
     lines = (node for node in ast.parse(sources[0]).body if isinstance(node, ast.AnnAssign))
     return {line.target.id: ast.literal_eval(line.value) for line in lines}
+
+
+def say(text: str) -> None:
+    """Print a line; on a terminal in the place of the bar that `progress` draws."""
+    print("\r\x1b[K" * sys.stdout.isatty() + text, flush=True)
+
+
+def words(step) -> str:
+    """What a preparation step is called where people read."""
+    seed = re.search(r'"seed": ?(\d+)', step.canonical())  # its own, or that of what it starts from
+    parts = [step.kind.replace("_", " "), getattr(step, "method", ""), f"seed {seed[1]}" if seed else ""]
+    return ", ".join(filter(None, parts))
 
 
 def canonical(parameters) -> str:

@@ -30,7 +30,7 @@ def main() -> None:
             frame = read(experiment.drawn_from.get(stem, experiment.name))
             path = folder / "figures" / f"{stem}.png"
             save(draw(frame), path)
-            print(path.relative_to(common.ROOT), flush=True)
+            common.say(str(path.relative_to(common.ROOT)))
     if not args.notebooks:
         from experiments.overview import against_rivals, finding
 
@@ -38,7 +38,7 @@ def main() -> None:
         if len(table):
             path = folder / "figures/finding.png"
             save(finding(table), path)
-            print(path.relative_to(common.ROOT), flush=True)
+            common.say(str(path.relative_to(common.ROOT)))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ def main() -> None:
     parser.add_argument("profile", nargs="?", default="quick", help="config/<profile>.yaml (default: quick)")
     parser.add_argument("--cores", default="", help="how many to use (default: all)")
     args, others = parser.parse_known_args()
+    if args.cores and not (args.cores == "all" or (args.cores.isdecimal() and int(args.cores))):
+        sys.exit(f"--cores {args.cores}: must be a number from 1 on, or all")
     try:
         common.plan(args.profile)
     except ValueError as error:

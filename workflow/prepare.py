@@ -30,7 +30,7 @@ def main() -> None:
             with said(f"dataset {args.dataset}"):
                 data.load(args.dataset)
         for step in map(from_command, args.steps):
-            with said(f"{step.kind} {step.key}"):
+            with said(common.words(step)):
                 args.folder.mkdir(parents=True, exist_ok=True)
                 step.make(args.folder)
     except (data.DataError, ParameterError) as error:
@@ -42,7 +42,7 @@ def said(what: str) -> Iterator[None]:
     """Say, once it is done, how long it took."""
     begin = time.monotonic()
     yield
-    print(f"{what}: done in {time.monotonic() - begin:.0f} s", flush=True)
+    common.say(f"{what}: done in {time.monotonic() - begin:.0f} s")
 
 
 if __name__ == "__main__":

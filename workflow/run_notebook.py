@@ -13,7 +13,7 @@ from pathlib import Path
 
 import common
 
-MAX_BYTES = 500_000  # published notebooks are committed
+MAX_BYTES = 700_000  # published notebooks are committed
 
 
 def main() -> None:
@@ -27,13 +27,13 @@ def main() -> None:
     parser.add_argument("--where", type=json.loads, default={"workers": 1}, help="those on which no result depends")
     args = parser.parse_args()
     name, begin = args.notebook.stem, time.monotonic()
-    print(f"{name}: started", flush=True)
+    common.say(f"{name}: started")
     try:
         executed = execute(args.notebook, args.partial, args.parameters | args.where)
         publish(executed, args.output)
     except NotebookError as error:
         sys.exit(f"{name}: failed: {error}\n{name}: read {args.partial}")
-    print(f"{name}: done in {time.monotonic() - begin:.0f} s", flush=True)
+    common.say(f"{name}: done in {time.monotonic() - begin:.0f} s")
 
 
 class NotebookError(Exception):

@@ -10,34 +10,47 @@ from matplotlib.figure import Figure
 from experiments.e00_two_parameters.run import METHODS, TwoParameters
 from experiments.experiment import Experiment
 from experiments.methods import GUIDED
-from experiments.style import drawing
+from experiments.statistics import paired, rows_where
+from experiments.style import drawing, headline
 
-TITLES = {"as scouted": "3. A task of the scouted family", "foreign": "4. A foreign task"}
+TITLES = {"as scouted": "3. A task like the scouts'", "foreign": "4. A foreign task"}
+CALLED = ("tasks like the scouts'", "foreign ones")
 ZERO_POINT = {"s": 60, "facecolor": "white", "edgecolor": "black", "zorder": 3}
 
 
 def method(frame: pd.DataFrame) -> Figure:
     """Scouts leaving the zero point; the guide; plain and guided descent in the main task's loss landscape."""
     ends, (values,) = (_weights(frame, name, "as scouted") for name in ("scout", "guide"))
-    with drawing(1, 4, (12, 3.4), width_ratios=(1, 0.5, 1, 1)) as (figure, axes):
+    with drawing(1, 4, 2.6, legend=(), width_ratios=(1, 0.5, 1, 1)) as (figure, axes):
         scouts, guide, *mains = axes[0]
         for w1, w2 in ends:
             scouts.plot([0, w1], [0, w2], color="#CCCCCC", linewidth=0.8, zorder=1)
         scouts.scatter(*ends.T, s=14, color="black", zorder=2, label="scouts")
         scouts.scatter(0, 0, label="zero point", **ZERO_POINT)
-        scouts.set(title="1. Scouts leave the zero point", ylim=(-2.6, 2.6), xlim=(-2.6, 2.6))
+        scouts.set(title="1. Scouts leave\nthe zero point", ylim=(-2.6, 2.6), xlim=(-2.6, 2.6))
         guide.bar(["$g_1$", "$g_2$"], values, color=GUIDED.colour, width=0.6)
         for x, value in enumerate(values):
             guide.text(x, value + 0.02, f"{value:.2g}", ha="center")
-        guide.set(title="2. The guide", ylim=(0, 1.12), ylabel="g (share of every step)")
+        guide.set(title="2. The guide g:\nshare of each step", ylim=(0, 1.12))
         for axis, (family, title) in zip(mains, TITLES.items(), strict=True):
             _descents(axis, frame[(frame["family"] == family) & (frame["task"] == 0)], family)
-            axis.set_title(title)
+            axis.set_title(title + "\n")
         for axis in (scouts, *mains):
             axis.set(xlabel="$w_1$", ylabel="$w_2$")
             axis.set_aspect("equal", adjustable="box")
-            axis.legend(loc="lower left", fontsize=7, handlelength=1.4, frameon=True, edgecolor="none", framealpha=0.9)
+        headline(figure, *_said(frame))
     return figure
+
+
+def _said(frame: pd.DataFrame) -> tuple[str, str]:
+    excess = frame[frame["metric"] == "excess_loss"]
+    ours = {family: [rows_where(excess, family=family, method=m) for m in ("guided", "plain")] for family in TITLES}
+    change = {family: paired(*both) for family, both in ours.items()}
+    by = [f"{estimate.mean:+.2f} on {family}" for estimate, family in zip(change.values(), CALLED, strict=True)]
+    note = (
+        f"Means of guided minus plain over {change['foreign'].n[1]} tasks of each kind; 3 and 4 show the first of each."
+    )
+    return f"Guidance changes the squared error of few-shot learning by {by[0]}, and by {by[1]}", note
 
 
 def _weights(frame: pd.DataFrame, method: str, family: str) -> np.ndarray:
@@ -54,7 +67,7 @@ def _descents(axis: Axes, frame: pd.DataFrame, family: str) -> None:
     grid = np.linspace(-reach, reach, 160)
     w1, w2 = np.meshgrid(grid, grid)
     errors = [(x1 * w1 + x2 * w2 - y) ** 2 for x1, x2, y in examples[["x1", "x2", "y"]].to_numpy()]
-    axis.contourf(w1, w2, np.sqrt(np.mean(errors, axis=0)), levels=14, cmap="Greys", alpha=0.55)
+    axis.contourf(w1, w2, np.sqrt(np.mean(errors, axis=0)), levels=14, cmap="Greys", alpha=0.55, rasterized=True)
     for method, path in paths.items():
         axis.plot(*path.T, color=method.colour, linewidth=1.8, label=method.label)
         axis.scatter(*path[-1], color=method.colour, s=30, zorder=3)

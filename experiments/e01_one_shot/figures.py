@@ -8,18 +8,27 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.e01_one_shot.run import OneShotParameters, accuracies, along, octaves, pictures, with_all_scouts
+from experiments.e01_one_shot.run import (
+    OneShotParameters,
+    accuracies,
+    along,
+    octaves,
+    pictures,
+    saturation,
+    verdicts,
+    with_all_scouts,
+)
 from experiments.experiment import Experiment
 from experiments.images import by_scouts, of_base_optimizers
-from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN
+from experiments.methods import BASIC, FROZEN, NETWORK, PLAIN, SCRATCH, Method
 from experiments.optimizers import LABELS as OPTIMIZERS
-from experiments.statistics import NONE, alike, by_seed_and_task, mean_interval, rows_where
-from experiments.style import HEADS, drawing, n_networks, of_methods, rate_axis
+from experiments.statistics import NONE, Estimate, alike, by_seed_and_task, mean_interval, paired, rows_where, tally
+from experiments.style import HEADS, drawing, headline, n_networks, of_methods, rate_axis
 
 METHODS = list(BASIC.values())
 LABELS = [method.label for method in METHODS]
 TUNED_ON = {"first": "each its own best rate", "same": "plain's best rate for all"}
-SATURATION = {"n_scouts": "number of scouts", "scout_n_shot": "images per class that a scout sees"}
+SATURATION = {"n_scouts": "scouts", "scout_n_shot": "images per class that a scout sees"}
 
 
 def one_shot_examples(frame: pd.DataFrame) -> Figure:
@@ -28,7 +37,7 @@ def one_shot_examples(frame: pd.DataFrame) -> Figure:
     right = frame[frame["metric"] == "right"]
     n_way, n_query = pictures(frame, "query", tasks[0]).shape[:2]
     rows, columns = 1 + n_query, len(tasks) * n_way
-    with drawing(rows, columns, (0.86 * columns, 1.12 * rows + 0.5), LABELS) as (figure, axes):
+    with drawing(rows, columns, 1.05 * rows + 0.5, LABELS) as (figure, axes):
         for t, (task, block) in enumerate(zip(tasks, np.split(axes, len(tasks), axis=1), strict=True)):
             block[0, n_way // 2].set_title(f"episode {t + 1}: one example of each class", fontsize=9)
             block[1, n_way // 2].set_title("queries; dot: right, cross: wrong", fontsize=9)
@@ -40,6 +49,13 @@ def one_shot_examples(frame: pd.DataFrame) -> Figure:
                     _signs(axis, rows_where(right, task=task, step=c * n_query + q))
         for method, _ in of_methods(right, METHODS):
             axes[0, 0].plot([], [], "o", color=method.colour, label=method.label)
+        n = len(right.groupby(["task", "step"]))
+        said = ", ".join(f"{m.label} {rows['value'].sum():.0f}" for m, rows in of_methods(right, METHODS))
+        headline(
+            figure,
+            f"Of {n} queries in the first episodes are right: {said}",
+            f"The first {len(tasks)} test episodes of the first network, as they came; each method at its best rate.",
+        )
     return figure
 
 
@@ -59,32 +75,62 @@ def _signs(axis: Axes, right: pd.DataFrame) -> None:
 
 
 def one_shot(frame: pd.DataFrame) -> Figure:
-    """Test accuracy by method with 95 % intervals: columns by task, rows by how rates were chosen."""
+    """Accuracy minus that of plain fine-tuning, whose own stands on the right (without pretraining: of training from
+    scratch), with 95 % intervals: columns by task, rows by how rates were chosen."""
+    table = of_base_optimizers(verdicts(frame))
     frame = of_base_optimizers(with_all_scouts(frame))
     tasks, conditions = _tasks(frame), _conditions(frame)
-    size = (3.2 * len(tasks) + 0.8, 6.4)
-    with drawing(2, len(tasks), size, LABELS, sharey=True, sharex="col") as (figure, axes):
+    with drawing(2, len(tasks), 5.6, LABELS, sharey=True, sharex="row") as (figure, axes):
         for row, (tuned_on, title) in zip(axes, TUNED_ON.items(), strict=True):
             test = accuracies(frame, tuned_on)
             for axis, (n_way, n_shot) in zip(row, tasks, strict=True):
+                axis.axvline(0, color="#999999", linewidth=0.8)
                 for y, (zero_point, head) in enumerate(conditions):
                     here = rows_where(test, zero_point=zero_point, head=head, n_way=n_way, n_shot=n_shot)
-                    _dots(axis, y, here)
-                axis.set(title=f"{n_way}-way {n_shot}-shot\n{title}", ylim=(len(conditions) - 0.5, -0.5))
-                axis.set(yticks=range(len(conditions)), yticklabels=conditions.values(), xlabel="accuracy (%)")
-                axis.axvline(100 / n_way, color="#BBBBBB", linewidth=0.8, linestyle=":")
-                axis.label_outer()
+                    _differences(axis, y, here)
+                axis.set(title=f"{n_way}-way {n_shot}-shot\n{title}", ylim=(len(conditions) - 0.5, -0.6))
+                axis.set(yticks=range(len(conditions)), yticklabels=conditions.values())
+                axis.set_xlabel("minus plain fine-tuning, points")
+                axis.tick_params(labelleft=axis is row[0])
+        ours = rows_where(table, tuned_on="first", zero_point="pretrained")
+        against = {m: ours.loc[ours["comparison"] == f"guided - {m.name}", "side"] for m in (PLAIN, FROZEN)}
+        said = "; ".join(f"minus {m.label} {tally(sides, 'settings')}" for m, sides in against.items())
+        headline(figure, f"Guided (network scope), pretrained, at its own best rate: {said}", _note(table))
     return figure
+
+
+def _note(table: pd.DataFrame) -> str:
+    return f"{table['n'].iloc[0]}; bars: 95 % intervals. A guide is scaled over the whole network, or over each tensor."
+
+
+def _differences(axis: Axes, y: float, rows: pd.DataFrame) -> None:
+    """Every method minus the one that trains everything, one below the other around ``y``."""
+    by_method = of_methods(rows, METHODS)
+    base = next((values for method, values in by_method if method in (PLAIN, SCRATCH)), None)
+    if base is None:
+        return
+    others = [(method, values) for method, values in by_method if values is not base]
+    for i, (method, values) in enumerate(others):
+        _dot(
+            axis,
+            y + 0.2 * (i - (len(others) - 1) / 2),
+            paired(*(v.assign(value=100 * v["value"]) for v in (values, base))),
+            method,
+        )
+    text = {"transform": axis.get_yaxis_transform(), "ha": "right", "color": "#777777", "fontsize": 8}
+    axis.text(1, y - 0.38, f"{100 * base['value'].mean():.1f} %", **text)
 
 
 def _dots(axis: Axes, y: float, rows: pd.DataFrame) -> None:
     """The mean accuracy of every method with its 95 % interval, one below the other around ``y``."""
     by_method = of_methods(rows, METHODS)
     for i, (method, values) in enumerate(by_method):
-        estimate = mean_interval(100 * by_seed_and_task(values))
-        at = y + 0.18 * (i - (len(by_method) - 1) / 2)
-        axis.hlines(at, estimate.low, estimate.high, color=method.colour, linewidth=2)
-        axis.plot(estimate.mean, at, "o", color=method.colour, markersize=5, label=method.label)
+        _dot(axis, y + 0.18 * (i - (len(by_method) - 1) / 2), mean_interval(100 * by_seed_and_task(values)), method)
+
+
+def _dot(axis: Axes, y: float, estimate: Estimate, method: Method) -> None:
+    axis.hlines(y, estimate.low, estimate.high, color=method.colour, linewidth=2)
+    axis.plot(estimate.mean, y, "o", color=method.colour, markersize=5, label=method.label)
 
 
 def one_shot_optimizers(frame: pd.DataFrame) -> Figure:
@@ -96,8 +142,7 @@ def one_shot_optimizers(frame: pd.DataFrame) -> Figure:
     test = alike(test, "zero_point", "n_way", "n_shot")
     heads = [head for head in HEADS if head in set(test["head"])]
     n_pairs = len(test.loc[test["scouts"] != NONE, ["scouts", "optimizer"]].drop_duplicates())
-    size = (4.2 * len(heads) + 1, 0.75 * n_pairs + 2.1)
-    with drawing(1, len(heads), size, LABELS, sharex=True, sharey=True) as (figure, axes):
+    with drawing(1, len(heads), 0.75 * n_pairs + 1.2, LABELS, sharey=True) as (figure, axes):
         for axis, head in zip(axes[0], heads, strict=True):
             names = []
             for y, (pair, found) in enumerate(by_scouts(test[test["head"] == head], ["optimizer"])):
@@ -105,8 +150,12 @@ def one_shot_optimizers(frame: pd.DataFrame) -> Figure:
                 _dots(axis, y, found)
             axis.set(title=HEADS[head], xlabel="accuracy (%)", ylim=(len(names) - 0.5, -0.5))
             axis.set_yticks(range(len(names)), names)
-        title = "Which optimizer trained the scouts,\nand which one the network on the episode"
-        figure.suptitle(f"{title} ({n_networks(test)})")
+        every = verdicts(frame)
+        every = rows_where(every, tuned_on="first", comparison=f"guided - {PLAIN.name}", task=every["task"].iloc[0])
+        said = tally(every["side"], "pairs of head and optimizers")
+        message = f"Guided minus plain fine-tuning by the same optimizer: {said}"
+        headline(figure, message, f"{every['task'].iloc[0]}, pretrained, each at its own best rate. {_note(every)}")
+        headline(figure, message, f"{every['task'].iloc[0]}, pretrained, each at its own best rate. {_note(every)}")
     return figure
 
 
@@ -115,7 +164,8 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
 
     First condition only; rows by how the rate was chosen. Lines across are the methods that need no scouts.
     """
-    with drawing(2, 2, (8.2, 5.6), LABELS, sharey="row", sharex="col") as (figure, axes):
+    table = saturation(frame)
+    with drawing(2, 2, 4.8, LABELS, sharey="row", sharex="col") as (figure, axes):
         for row, (tuned_on, title) in zip(axes, TUNED_ON.items(), strict=True):
             test = accuracies(frame, tuned_on)
             flat = alike(of_base_optimizers(with_all_scouts(test)), "zero_point", "head", "n_way", "n_shot")
@@ -131,6 +181,13 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
                 axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%d"))
                 axis.set(xlabel=label, ylabel="accuracy (%)", title=title)
                 axis.label_outer()
+        enough = table[(table["tuned_on"] == "first") & (table["side"] != "below")].groupby("what")["number"]
+        message = "; ".join(f"{at.min()} {SATURATION[what]} do as well as {at.max()}" for what, at in enough)
+        headline(
+            figure,
+            message,
+            f"{table['n'].iloc[0]}; bands: 95 % intervals; a network guide, at its best rate above, at plain's below.",
+        )
     return figure
 
 
@@ -138,9 +195,11 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
     """Accuracy on tuning episodes against the learning rate; bars below: the rates within two points of the best."""
     frame = of_base_optimizers(with_all_scouts(frame))
     tasks, conditions = _tasks(frame), _conditions(frame)
-    size = (3.2 * len(tasks) + 0.6, 1.0 + 2.4 * len(conditions))
     tuning, ranges = frame[frame["metric"] == "validation_first"], octaves(frame)
-    with drawing(len(conditions), len(tasks), size, LABELS, sharex=True, sharey=True) as (figure, axes):
+    with drawing(len(conditions), len(tasks), 0.6 + 2.0 * len(conditions), LABELS, sharex=True, sharey=True) as (
+        figure,
+        axes,
+    ):
         for row, above, (zero_point, head) in zip(axes, [None, *axes[:-1]], conditions, strict=True):
             for column, (axis, (n_way, n_shot)) in enumerate(zip(row, tasks, strict=True)):
                 here = {"zero_point": zero_point, "head": head, "n_way": n_way, "n_shot": n_shot}
@@ -150,15 +209,25 @@ def one_shot_rates(frame: pd.DataFrame) -> Figure:
                     reach = rows_where(ranges, **here, method=method.name).iloc[0]
                     axis.hlines(-3 - 3.5 * i, reach["low"], reach["high"], color=color, linewidth=3)
                 title = conditions[zero_point, head].replace("\n", " ")
-                axis.set(title=f"{n_way}-way {n_shot}-shot, {title}", ylim=(-17, 100))
+                axis.set(title=f"{n_way}-way {n_shot}-shot\n{title}", ylim=(-17, 100))
                 axis.set(yticks=range(0, 101, 20), ylabel="validation accuracy (%)")
                 rate_axis(axis)
-                axis.title.set_fontsize(9)
                 axis.label_outer()
                 if not axis.lines:  # not every task is done without pretraining
                     axis.set_visible(False)
                     above[column].set_xlabel("learning rate")
                     above[column].tick_params(labelbottom=True)
+        pretrained = ranges[ranges["zero_point"] == "pretrained"]
+        wide = pretrained.pivot_table(index="head", columns="method", values="octaves")[[PLAIN.name, NETWORK.name]]
+        said = ", ".join(
+            f"{plain:.1f} and {guided:.1f} with a {HEADS[head]}" for head, plain, guided in wide.itertuples()
+        )
+        message = f"Rates within two points of the best span, in octaves, for plain fine-tuning and guided: {said}"
+        headline(
+            figure,
+            message,
+            f"Validation episodes of {n_networks(tuning)}; bars below: those rates; an octave is a factor of 2.",
+        )
     return figure
 
 

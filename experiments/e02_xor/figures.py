@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 
 from experiments.e02_xor.networks import TinyNetworks
 from experiments.e02_xor.protocols import METHODS
-from experiments.e02_xor.run import XorParameters
+from experiments.e02_xor.run import XorParameters, headline_table
 from experiments.experiment import Experiment
 from experiments.statistics import wilson
-from experiments.style import drawing, of_methods
+from experiments.style import drawing, headline, of_methods
 
 LEGEND = [row.label for row in METHODS.values() if row.name != "plain"]  # plain, which all are measured by, is last
+SHOWN = 8  # protocols of each method, in the picture of them all
 
 
 def xor(frame: pd.DataFrame) -> Figure:
@@ -24,8 +25,7 @@ def xor(frame: pd.DataFrame) -> Figure:
     """
     times = frame[frame["metric"] == "time"]
     networks = list(times["network"].unique())
-    size = (3 * len(networks) + 0.4, 5.6)
-    with drawing(2, len(networks), size, LEGEND, sharey=True, sharex="row") as (figure, axes):
+    with drawing(2, len(networks), 4.4, LEGEND, sharey=True, sharex="row") as (figure, axes):
         for network, tuning, testing in zip(networks, *axes, strict=True):
             for method, tests in of_methods(times[times["network"] == network], METHODS.values()):
                 line = {"color": method.colour, "label": method.label}
@@ -45,33 +45,57 @@ def xor(frame: pd.DataFrame) -> Figure:
             tuning.set(title=network, xscale="log", ylim=(0, 103), xlabel="learning rate")
             testing.set(xscale="log", xlabel="steps, scouting included")
         axes[0, 0].set_ylabel("tuning inits solved (%)")
-        axes[1, 0].set_ylabel("test inits solved so far (%)")
+        axes[1, 0].set_ylabel("test inits solved (%)")
+        table = headline_table(frame).set_index(["method", "network"])
+        better = {
+            m: int((table.loc[m, "low"] > table.loc["plain", "high"]).sum()) for m in ("guided", "plain_restarts")
+        }
+        message = (
+            f"Guided descent clearly solves more inits than plain descent on {better['guided']} of {len(networks)} \
+networks, restarts of plain descent on {better['plain_restarts']}"
+        )
+        headline(
+            figure,
+            message,
+            f"{table['n'].iloc[0]} test inits per network; bands: 95 % Wilson intervals; rings: rates chosen.",
+        )
     return figure
 
 
 def xor_search(frame: pd.DataFrame) -> Figure:
     """All that was tried: share of tuning inits solved, each protocol at its best rate, with its 95 % Wilson interval.
 
-    The vertical line is plain descent. Protocols are in order of the mean over networks.
+    The vertical line is plain descent. Protocols are in order of the mean over networks, the best of each method.
     """
     shares = frame[frame["metric"].isin(["share", "share_low", "share_high"])]
     networks = list(shares["network"].unique())
     # The interval's ends grow with the share, so the maxima over rates belong to the same rate.
     keys = ["network", "method", "protocol"]
     table = 100 * shares.pivot_table(index=keys, columns="metric", values="value", aggfunc="max")
-    order = table["share"].groupby("protocol").mean().sort_values().index
-    size = (2.3 * len(networks) + 2.6, 0.16 * len(order) + 1.2)
-    with drawing(1, len(networks), size, LEGEND, sharey=True) as (figure, axes):
+    means = table["share"].groupby(["method", "protocol"]).mean().sort_values(ascending=False)
+    order = means.groupby("method").head(SHOWN).sort_values().reset_index()["protocol"]
+    table = table[table.index.get_level_values("protocol").isin(order)]
+    with drawing(1, len(networks), 0.18 * len(order) + 1.0, LEGEND, sharey=True) as (figure, axes):
         for network, axis in zip(networks, axes[0], strict=True):
             for method, found in of_methods(table.loc[network].reset_index(), METHODS.values()):
-                y = order.get_indexer(found["protocol"])
+                y = pd.Index(order).get_indexer(found["protocol"])
                 axis.hlines(y, found["share_low"], found["share_high"], color=method.colour, linewidth=1.5)
                 axis.scatter(found["share"], y, color=method.colour, s=14, label=method.label)
             plain = table.loc[(network, "plain", "plain"), "share"]
             axis.axvline(plain, color=METHODS["plain"].colour, linewidth=0.8)
-            axis.set(title=network, xlim=(-3, 103), xlabel="tuning inits solved (%)", ylim=(-1, len(order)))
+            axis.set(title=network, xlim=(-3, 103), xlabel="tuning inits\nsolved (%)", ylim=(-1, len(order)))
             axis.grid(axis="y", color="#EEEEEE")
-        axes[0, 0].set_yticks(range(len(order)), order, fontsize=7)
+        axes[0, 0].set_yticks(range(len(order)), order, fontsize=8)
+        best = {m.label: means[m.name].idxmax() for m in METHODS.values() if m.name in means}
+        n = means.groupby("method").size()
+        shares = {name: f"{means[name].max():.0f} %" for name in ("guided", "plain", "plain_restarts")}
+        message = (
+            f"The best of {n['guided']} ways to guide, \u201c{best['guided']}\u201d, solves {shares['guided']}, plain \
+descent {shares['plain']}, its restarts {shares['plain_restarts']}"
+        )
+        note = f"Means over networks. The {SHOWN} best of each kind. Scouts learn points, pairs or triples; warming \
+up: from guided to plain descent; inits: restarts within the budget. Bars: Wilson, 95 %."
+        headline(figure, message, note)
     return figure
 
 
@@ -82,9 +106,13 @@ def xor_map(frame: pd.DataFrame) -> Figure:
     where its own run ends; in between, paths are projections.
     """
     along = frame[frame["metric"].str.fullmatch(r"w\d+")]
-    with drawing(1, 2, (8.2, 4), sharex=True, sharey=True) as (figure, axes):
-        if not along.empty:  # a run was rescued
+    with drawing(1, 2, 3.8, sharex=True, sharey=True) as (figure, axes):
+        if along.empty:
+            headline(figure, "On no init is plain descent stuck and guided descent not", "")
+        else:
             _maps(figure, axes[0], along)
+            note = f"{along['network'].iloc[0]}, the first such init; a slice of the loss through each run's end."
+            headline(figure, "Where plain descent is stuck, its guided twin goes around", note)
     return figure
 
 
@@ -107,14 +135,14 @@ def _maps(figure: Figure, axes: np.ndarray, along: pd.DataFrame) -> None:
         theta[..., pair] = grid
         loss = networks.loss(torch.from_numpy(theta).float().flatten(0, 1)).reshape(grid.shape[:2])
         levels = np.linspace(0, 1, 41)
-        shades = axis.contourf(grid[..., 0], grid[..., 1], loss, levels=levels, cmap="Greys", vmax=1.3)
+        shades = axis.contourf(grid[..., 0], grid[..., 1], loss, levels=levels, cmap="Greys", vmax=1.3, rasterized=True)
         for method, path in paths.items():
             axis.plot(*path[:, pair].T, color=method.colour, linewidth=1.8, label=method.label)
             axis.scatter(*path[-1, pair], color=method.colour, s=30, zorder=3)
         axis.scatter(*both[0], s=60, zorder=3, facecolor="white", edgecolor="black", label="zero point")
         axis.set(title=title, xlabel=networks.parameter_name(pair[0]))
     axes[0].set_ylabel(networks.parameter_name(pair[1]))
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=8)
     figure.colorbar(shades, ax=axes, label="mean squared error", ticks=np.linspace(0, 1, 6))
 
 

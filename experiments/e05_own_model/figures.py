@@ -6,10 +6,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.e05_own_model.run import BY_SCOUTS, METHODS, OwnModelParameters
+from experiments.e05_own_model.run import BY_SCOUTS, METHODS, OwnModelParameters, verdicts
 from experiments.experiment import Experiment
-from experiments.statistics import at_chosen_rates, by_seed_and_task, mean_interval
-from experiments.style import drawing, of_methods
+from experiments.methods import FROZEN, PLAIN
+from experiments.statistics import at_chosen_rates, by_seed_and_task, mean_interval, tally
+from experiments.style import drawing, headline, of_methods
 
 # Guided is one method and has one colour; the kinds of scouts differ by marker and line.
 FORMATS = dict.fromkeys(METHODS, "o-") | dict(zip((m.name for m in BY_SCOUTS), ("o-", "s--", "^:"), strict=True))
@@ -18,10 +19,20 @@ FORMATS = dict.fromkeys(METHODS, "o-") | dict(zip((m.name for m in BY_SCOUTS), (
 def own_model(frame: pd.DataFrame) -> Figure:
     """Test accuracy with 95 % intervals; the tuning record; what each kind of scouts found out about the network."""
     labels = [method.label for method in METHODS.values()]
-    with drawing(1, 3, (12, 3.9), labels, width_ratios=(1, 1.1, 1.1)) as (figure, axes):
+    with drawing(1, 3, 3.2, labels, width_ratios=(1, 1.1, 1.1)) as (figure, axes):
         _accuracy(axes[0, 0], frame)
         _rates(axes[0, 1], frame)
         _guides(axes[0, 2], frame)
+        table = verdicts(frame).set_index("comparison").filter(like="guided", axis=0)
+        ours = (
+            f"minus {m.label} {tally(table.filter(like=f'- {m.name}', axis=0)['side'], 'kinds of scouts')}"
+            for m in (PLAIN, FROZEN)
+        )
+        headline(
+            figure,
+            f"Guided, {'; '.join(ours)}",
+            f"{table['n'].iloc[0]}; bars: 95 % intervals; g: means over a part of the network.",
+        )
     return figure
 
 
@@ -31,7 +42,7 @@ def _accuracy(axis: Axes, frame: pd.DataFrame) -> None:
         estimate = mean_interval(100 * by_seed_and_task(rows))
         axis.hlines(y, estimate.low, estimate.high, color=method.colour, linewidth=2)
         axis.plot(estimate.mean, y, FORMATS[method.name][0], color=method.colour, label=method.label)
-    axis.set(title="test episodes, each at its best rate", xlabel="accuracy (%)", ylim=(y + 0.5, -0.5), yticks=[])
+    axis.set(title="test episodes,\neach at its best rate", xlabel="accuracy (%)", ylim=(y + 0.5, -0.5), yticks=[])
 
 
 def _rates(axis: Axes, frame: pd.DataFrame) -> None:
@@ -41,7 +52,7 @@ def _rates(axis: Axes, frame: pd.DataFrame) -> None:
         axis.plot(means.index, means, FORMATS[method.name], color=method.colour, markersize=5)
     rates = sorted(tuning["learning_rate"].unique())
     axis.set(title="tuning episodes", xlabel="learning rate", ylabel="accuracy (%)", xscale="log")
-    axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axis.set_xticks(rates[::2], [f"{rate:g}" for rate in rates[::2]])
     axis.set_xticks([], minor=True)
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import groupby
+from typing import NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.cluster.hierarchy import fclusterdata
 
 from experiments.e06_few_shot_neighbours import run as few_shot
 from experiments.e06_few_shot_neighbours.run import FewShotNeighboursParameters
 from experiments.experiment import Experiment
-from experiments.methods import FROM_SCRATCH, GUIDED, SCRATCH
+from experiments.methods import FROM_SCRATCH, FROZEN, GUIDED, PLAIN, SCRATCH
 from experiments.neighbours import NEIGHBOURS
-from experiments.style import drawing
+from experiments.ranking import sides
+from experiments.style import Ranked, drawing, forest, headline
 
+NAMED = (FROZEN.name, PLAIN.name, SCRATCH.name)  # in the picture of the costs, beside the front and guidance
 LEGEND = (FROM_SCRATCH.label, GUIDED.label)  # the others as they come
 
 
@@ -32,42 +32,66 @@ def few_shot_neighbours(frame: pd.DataFrame) -> Figure:
     table = few_shot.ranking(frame)
     tasks = list(table["task"].unique())
     lengths = [int((table["task"] == task).sum()) for task in tasks]
-    height = 1.6 + 0.23 * max(lengths[0], sum(lengths[1:]) + 3 * len(lengths[1:]))
-    with drawing(1, 1, (10, height), LEGEND) as (figure, _):
+    height = 1.2 + 0.2 * max(lengths[0], sum(lengths[1:]) + 3 * len(lengths[1:]))
+    with drawing(1, 1, height, LEGEND) as (figure, _):
         figure.clear()
         grid = figure.add_gridspec(max(1, len(tasks) - 1), 2 if len(tasks) > 1 else 1, height_ratios=lengths[1:] or [1])
         axes = [figure.add_subplot(grid[:, 0]), *(figure.add_subplot(grid[i, 1]) for i in range(len(tasks) - 1))]
         for axis, task in zip(axes, tasks, strict=True):
-            ranked = table[table["task"] == task]
-            for y, row in enumerate(ranked.itertuples()):
-                color = NEIGHBOURS[row.method].family.colour
-                axis.hlines(y, 100 * row.accuracy_low, 100 * row.accuracy_high, color=color, linewidth=2)
-                axis.plot(
-                    100 * row.accuracy, y, "o", color=color, markersize=4.5, label=NEIGHBOURS[row.method].family.label
-                )
-            names = [name(row.zero_point, row.method) for row in ranked.itertuples()]
-            numbers = axis is axes[0]  # by which `few_shot_costs` calls them
-            axis.set_yticks(range(len(ranked)), [f"{n}  {i + 1}" if numbers else n for i, n in enumerate(names)])
-            axis.set(title=task, ylim=(len(ranked) - 0.4, -0.6), xlabel="accuracy (%)")
-            axis.grid(axis="y", color="#EEEEEE")
+            forest(axis, [_ranked(row) for row in table[table["task"] == task].itertuples()])
+            axis.set(title=task, xlabel="accuracy (%)")
+        n = f"{table['n'].iloc[0]}; " if "n" in table else ""
+        note = f"{n}zero head, each method at its own best setting. Bars: 95 % intervals."
+        headline(figure, _said(table[table["task"] == tasks[0]]), note)
     return figure
 
 
-def few_shot_costs(frame: pd.DataFrame, seconds: pd.DataFrame | None = None) -> Figure:
-    """Errors in the first kind of task against what a method costs before and during a task.
+def _ranked(row: NamedTuple) -> Ranked:
+    family, numbers = NEIGHBOURS[row.method].family, (row.accuracy, row.accuracy_low, row.accuracy_high)
+    return Ranked(name(row.zero_point, row.method), family.colour, family.label, *(100 * n for n in numbers))
 
-    In network passes, and below, if given, by the clock. Numbers are those of `few_shot_neighbours`. The line is the
-    Pareto front: nothing above it costs less.
+
+def _said(ranked: pd.DataFrame) -> str:
+    """Where guidance stands among the methods of a kind of task; who is best, if it took no part."""
+    best, mine = ranked.iloc[0], ranked["method"] == ranked["guided"]
+    if not mine.any():
+        return f"{best['task']}: {name(best['zero_point'], best['method'])} is best"
+    others = ranked[~ranked["method"].isin(few_shot.SCOPES)]
+    beside = {side: len(rows) for side, rows in sides(others).items()}
+    return (
+        f"{best['task']}: guided is number {list(mine).index(True) + 1} of {len(ranked)}; clearly above it are "
+        f"{beside['above it']}, clearly below {beside['below it']} of {len(others)} others; "
+        f"{name(best['zero_point'], best['method'])} is best"
+    )
+
+
+def few_shot_costs(frame: pd.DataFrame, seconds: pd.DataFrame | None = None) -> Figure:
+    """Accuracy in the first kind of task against what a method costs before and during a task.
+
+    In network passes, and below, if given, by the clock. The line is the Pareto front: nothing above it costs less.
+    Named are what is on it, plain fine-tuning, the linear probe, and guidance.
     """
     table = few_shot.ranking(frame, seconds)
     table = table[table["task"] == table["task"].iloc[0]]
     units = {"passes": "network passes"} | ({} if seconds is None else {"seconds": "seconds"})
-    with drawing(len(units), 2, (10, 4.4 * len(units) + 0.6), LEGEND, sharey=True) as (figure, axes):
+    with drawing(len(units), 2, 3.6 * len(units), LEGEND, sharey=True) as (figure, axes):
         for row, (unit, label) in zip(axes, units.items(), strict=True):
             for axis, what in zip(row, ("preparation", "adaptation"), strict=True):
                 _pareto(axis, table, f"{what}_{unit}")
                 axis.set_xlabel(f"{what}, {label}" + (" per task" if what == "adaptation" else ""))
-            row[0].set_ylabel("accuracy (%)")
+            row[0].set_ylabel("accuracy (%), errors on a log scale")
+        ours = table[table["method"] == table["guided"]]
+        cheaper = sum(
+            (table["accuracy"] >= row.accuracy)
+            & (table["preparation_passes"] < row.preparation_passes)
+            & (table["adaptation_passes"] <= row.adaptation_passes)
+            for row in ours.itertuples()
+        )
+        n = cheaper.sum() if len(ours) else "No"
+        message = f"{n} methods are at least as accurate as guidance and cost less, before a task and in it"
+        headline(
+            figure, message, f"{table['task'].iloc[0]}; grey line: the Pareto front, above which nothing costs less."
+        )
     return figure
 
 
@@ -75,8 +99,7 @@ def _pareto(axis: Axes, table: pd.DataFrame, cost: str) -> None:
     floor = table.loc[table[cost] > 0, cost].min() / 2  # where nothing at all was paid: no place on a logarithmic axis
     error = 100 * (1 - table["accuracy"]).clip(lower=0.001)
     free = bool((table[cost] < floor).any())
-    table = table.assign(cost=table[cost].clip(lower=floor), error=error, number=range(1, len(table) + 1))
-    table = table.sort_values(["cost", "error"])
+    table = table.assign(cost=table[cost].clip(lower=floor), error=error).sort_values(["cost", "error"])
     front = table[table["error"] < table["error"].cummin().shift(fill_value=float("inf"))]
     axis.step(front["cost"], front["error"], where="post", color="#BBBBBB", linewidth=1, zorder=0)
     for row in table.itertuples():
@@ -86,7 +109,8 @@ def _pareto(axis: Axes, table: pd.DataFrame, cost: str) -> None:
     if free:
         axis.axvline(floor, color="#DDDDDD", linewidth=0.8, linestyle=":", zorder=0)
         axis.annotate("none", (floor, 0.01), xycoords=("data", "axes fraction"), fontsize=8, color="#777777")
-    _number(axis, table)
+    named = table.index.isin(front.index) | table["method"].isin([*NAMED, *table["guided"]])
+    _name(axis, table[named].sort_values("error"))
 
 
 def _logarithmic(axis: Axes, low: float, high: float) -> None:
@@ -103,37 +127,24 @@ def _logarithmic(axis: Axes, low: float, high: float) -> None:
         axis.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
 
 
-def _number(axis: Axes, table: pd.DataFrame) -> None:
-    """Beside every dot its number; dots that touch share a label."""
-    places = axis.transLimits.transform(axis.transScale.transform(table[["cost", "error"]].to_numpy()))
-    table = table.assign(x=places[:, 0], y=places[:, 1])
-    taken = [(x - 0.008, y - 0.012, x + 0.008, y + 0.012) for x, y in places]
-    for _, dots in table.groupby(fclusterdata(places, 0.035, "distance", metric="chebyshev")):
-        text = _ranges(dots["number"])
-        taken.append(_free_place(dots, 0.0115 * len(text) + 0.004, 0.026, taken))
-        axis.text(*taken[-1][:2], text, transform=axis.transAxes, fontsize=7)
-
-
-def _free_place(dots: pd.DataFrame, width: float, height: float, taken: list[tuple[float, ...]]) -> tuple[float, ...]:
-    """Left, bottom, right and top of a label beside the dots, in shares of the axes: where it hides least."""
-    (left, right), (low, high) = ((dots[c].min(), dots[c].max()) for c in ("x", "y"))
-    middle, level, gap = (left + right - width) / 2, dots["y"].median() - height / 2, 0.014
-    corners = [(left - gap - width, level), (right + gap, level), (middle, high + gap), (middle, low - gap - height)]
-    places = [(x, y, x + width, y + height) for x, y in corners]
-
-    def hidden(place: tuple[float, ...]) -> int:
-        outside = min(place) < 0 or max(place) > 1
-        return outside + sum(
-            place[0] < box[2] and box[0] < place[2] and place[1] < box[3] and box[1] < place[3] for box in taken
+def _name(axis: Axes, dots: pd.DataFrame) -> None:
+    """The names of the dots in a column on the right, each with a line to its dot; from the top."""
+    places = axis.transLimits.transform(axis.transScale.transform(dots[["cost", "error"]].to_numpy()))
+    level = 1.05
+    for (_, dot), (x, y) in zip(dots.iterrows(), places, strict=True):
+        level = min(y, level - 0.065)
+        text = name(dot["zero_point"], dot["method"])
+        line = {"arrowstyle": "-", "color": "#BBBBBB", "linewidth": 0.7, "shrinkB": 3}
+        axis.annotate(
+            text,
+            (x, y),
+            (1.02, level),
+            xycoords="axes fraction",
+            fontsize=8,
+            va="center",
+            arrowprops=line,
+            color=NEIGHBOURS[dot["method"]].family.colour,
         )
-
-    return min(places, key=hidden)
-
-
-def _ranges(numbers: Iterable[int]) -> str:
-    """3, 4, 5, 9 as 3-5, 9."""
-    runs = [[n for _, n in run] for _, run in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0])]
-    return ", ".join(f"{run[0]}\N{EN DASH}{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 EXPERIMENT = Experiment(

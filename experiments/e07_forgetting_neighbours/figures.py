@@ -2,48 +2,66 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from experiments.e07_forgetting_neighbours.run import ForgettingNeighboursParameters
 from experiments.experiment import Experiment
-from experiments.methods import BASIC
-from experiments.stream_methods import METHODS, ranking
-from experiments.style import drawing, of_methods
+from experiments.ranking import sides
+from experiments.stream_methods import METHODS, guides, ranking
+from experiments.style import Ranked, drawing, forest, headline, of_methods
+
+SHOWN = ("frozen", "plain", "guided_network", "ewc", "replay")  # the curves: one method of a kind
+NO_LABEL = "_"  # of what the axis names, the legend need not
 
 
 def forgetting_neighbours(frame: pd.DataFrame) -> Figure:
-    """Left: accuracy after each round of examples. Right: at the end, with 95 % intervals, against what is stored."""
+    """Left: every method minus guided at the end of the stream, with 95 % intervals, and what it stores beside the
+    network. Right: accuracy while examples arrive, of some."""
     table = ranking(frame)
     heads = list(table["head"].unique())
-    size, basic = (10, 3.9 * len(heads) + 0.8), [method.label for method in BASIC.values()]
-    with drawing(len(heads), 2, size, basic) as (figure, axes):
+    lengths = [int((table["head"] == head).sum()) for head in heads]
+    legend = [METHODS[name].label for name in SHOWN]
+    ratios = {"height_ratios": lengths, "width_ratios": (1, 1.1)}
+    with drawing(len(heads), 2, 0.2 * sum(lengths) + 0.9 * len(heads) + 0.4, legend, **ratios) as (figure, axes):
         for (left, right), head in zip(axes, heads, strict=True):
+            forest(left, [_minus_guided(row) for row in table[table["head"] == head].itertuples()])
+            left.axvline(0, color="#999999", linewidth=0.8)
+            left.set(title=f"{head} head, at the end (stored numbers)", xlabel="points, minus guided")
             curves = frame[(frame["head"] == head) & (frame["metric"] == "accuracy_mean")]
-            for method, curve in of_methods(curves, METHODS.values()):
+            for method, curve in of_methods(curves, [METHODS[name] for name in SHOWN]):
                 curve = curve.sort_values("step")
-                # What guidance is added to keeps its colour, and its line is broken.
-                line = {"color": method.colour, "linestyle": "--" if method.adds_to else "-", "linewidth": 1.6}
-                left.plot(curve["step"] / curve["step"].min(), 100 * curve["value"], label=method.label, **line)
-            left.set(xlabel="examples seen per class", ylabel="accuracy on unseen drawers (%)", title=f"{head} head")
-            _against_what_is_stored(right, table[table["head"] == head])
+                line = {"color": method.colour, "linewidth": 1.6, "label": method.label}
+                right.plot(curve["step"] / curve["step"].min(), 100 * curve["value"], **line)
+            right.set(xlabel="examples per class", ylabel="accuracy (%)", title=f"{head} head, on the way")
+        others = table[~table["method"].isin(guides(table["method"]))]
+        beside = sides(others[others["head"] == heads[0]]) if "side" in others else {}
+        said = ", ".join(
+            f"{len(rows)} {'are ' if i == 0 else ''}{word}" for i, (word, rows) in enumerate(beside.items())
+        )
+        n = table["n"].iloc[0] if "n" in table else ""
+        message = f"Guidance in a stream, {heads[0]} head: of {sum(map(len, beside.values()))} other methods {said}"
+        headline(
+            figure,
+            message,
+            f"{n}; rates and strengths chosen with hindsight; bars: 95 % intervals of paired differences.",
+        )
     return figure
 
 
-def _against_what_is_stored(axis: Axes, ranked: pd.DataFrame) -> None:
-    floor = ranked.loc[ranked["stored"] > 0, "stored"].min() / 3
-    taken = []
-    for method, row in of_methods(ranked, METHODS.values()):
-        accuracy, low, high = 100 * row[["accuracy", "accuracy_low", "accuracy_high"]].to_numpy()[0]
-        x = max(row["stored"].item(), floor)
-        taken.append(x)
-        x *= 1.04 ** (taken.count(x) - 1)  # side by side where they store the same
-        axis.vlines(x, low, high, color=method.colour, linewidth=1.2)
-        axis.plot(x, accuracy, "o", color=method.colour, markerfacecolor="white" if method.adds_to else method.colour)
-    axis.set(xscale="log", xlabel="numbers stored beside the network", title="at the end of the stream, closer")
-    axis.axvline(floor, color="#DDDDDD", linewidth=0.8, linestyle=":", zorder=0)
-    axis.annotate("none", (floor, 0.01), xycoords=("data", "axes fraction"), fontsize=8, color="#777777")
+def _minus_guided(row: NamedTuple) -> Ranked:
+    """Without guidance in the table: the accuracy itself."""
+    method = METHODS[row.method]
+    stored = f"{method.label} ({EngFormatter(places=0, sep='')(row.stored)})" if row.stored else method.label
+    numbers = (
+        (-row.difference, -row.high, -row.low)
+        if hasattr(row, "low")
+        else (row.accuracy, row.accuracy_low, row.accuracy_high)
+    )
+    return Ranked(stored, method.colour, NO_LABEL, *(100 * n for n in numbers))
 
 
 EXPERIMENT = Experiment(

@@ -77,7 +77,7 @@ CONTROLS = [
     _control("shuffled", "values shuffled", guide=lambda d: shuffled(of_body(d), rng(0, "shuffled"))),
     _control("uniform", "one g: the mean", own_colour="#E69F00", guide=lambda d: uniform(of_body(d)), one_rate=True),
     _control("per_tensor", "one g per tensor", own_colour="#F0E442", guide=lambda d: per_tensor(of_body(d))),
-    _control("binary", f"g > {THRESHOLD} or not", own_colour="#A6761D", guide=binary),
+    _control("binary", f"g > {THRESHOLD} or not", own_colour="#5C3A12", guide=binary),
     _control("fisher", "mean |gradient|", own_colour="#CC79A7", guide=mean_gradient, gradients=True),
 ]
 RIVALS = [
@@ -87,7 +87,7 @@ RIVALS = [
     _row(PLAIN),
     _tuned("lp_ft", "LP-FT", own_colour="#CC79A7", from_probe=True),
     _tuned("l2_sp", "L2-SP", own_colour="#E69F00", anchor=0.1),
-    _tuned("bitfit", "BitFit", own_colour="#A6761D", trained="biases"),
+    _tuned("bitfit", "BitFit", own_colour="#5C3A12", trained="biases"),
     _tuned("top", "top layers only", own_colour="#000000", trained="top"),
     _tuned("further", "trained further, then plain", own_colour="#F0E442", start="further"),
 ]

@@ -24,7 +24,7 @@ def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
     for key, guided in accuracy[accuracy["method"] == NETWORK.name].groupby(KEY, sort=False):
         condition = dict(zip(KEY, key, strict=True))
         for rival, values in _beside(accuracy, condition).items():
-            rows.append(condition | {"rival": rival} | difference(guided, values, "sets", networks="networks"))
+            rows.append(condition | {"rival": rival} | difference(guided, values, "sets"))
     return pd.DataFrame(rows).drop(columns="method")
 
 
@@ -72,7 +72,7 @@ def guided_minus_plain(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
         condition = dict(mine.iloc[0][KEY])
         plain = _beside(accuracy, condition)[PLAIN.name]
         means = {"plain": plain["value"].mean(), "guided": mine["value"].mean()}
-        rows.append({axis: value} | means | difference(mine, plain, "sets", networks="networks"))
+        rows.append({axis: value} | means | difference(mine, plain, "sets"))
     return pd.DataFrame(rows)
 
 

@@ -104,7 +104,7 @@ def relearning_table(frame: pd.DataFrame) -> pd.DataFrame:
         by = dict(list(values.groupby("method", sort=False)))
         for method, mine in by.items():
             row = {"measure": measure, "method": method, "accuracy": mine["value"].mean()}
-            rows.append(row | difference(mine, by["plain"], "parts", networks="networks"))
+            rows.append(row | difference(mine, by["plain"], "parts"))
     return pd.DataFrame(rows).rename(columns={"mean": "minus_plain"})
 
 
@@ -180,4 +180,4 @@ def _against(plain: pd.DataFrame, mine: pd.DataFrame, tasks: str) -> dict[str, o
     """Accuracy minus plain's; geometric mean of the matching widths by that of plain's own."""
     doublings = difference(*(rows.assign(value=np.log2(rows["match"])) for rows in (mine, plain)))
     factor = {f"factor{end}": 2 ** float(doublings[part]) for end, part in FACTOR.items()}
-    return difference(mine, plain, tasks, networks="networks") | factor
+    return difference(mine, plain, tasks) | factor
