@@ -12,8 +12,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 STAMP := $(VENV)/installed-$(shell (cat requirements.lock pyproject.toml; pwd) | cksum | cut -d' ' -f1)
 CLUSTER := $(STAMP)-cluster
 CLIENTS := $(STAMP)-clients
+SITE    := $(STAMP)-site
 
-.PHONY: run test test-clients test-slurm lint figures compare lab bench lock clean help
+.PHONY: run test test-clients test-site test-slurm lint figures compare site lab bench lock clean help
 
 run: $(if $(SNAKEMAKE_PROFILE),$(CLUSTER),$(STAMP)) ## run the experiments of PROFILE=quick (or paper) on CORES (all)
 	@$(PY) workflow/launch.py $(PROFILE) $(if $(CORES),--cores $(CORES))
@@ -23,6 +24,10 @@ test: $(STAMP) ## run the tests
 
 test-clients: $(CLIENTS) ## run the recipes of docs/frameworks.md in the frameworks that they are for
 	@$(PY) -m pytest -n auto --maxprocesses 4 tests/test_clients.py
+
+test-site: $(SITE) ## build the site and check it: links, pictures, and in chromium, if there is one, what axe-core says
+	@$(PY) -m pip install -qq --no-compile -c requirements.lock -e ".[site,site-test]"
+	@$(PY) -m pytest -q tests/test_site.py
 
 test-slurm: $(CLUSTER) ## run the quick profile through a Slurm of two nodes on this machine (root; slurm-wlm, munge)
 	@$(PY) tests/slurm/run.py
@@ -38,8 +43,12 @@ figures: $(STAMP) ## draw the figures of PROFILE again from its tables, without 
 compare: $(STAMP) ## say how the results in B=results/mine differ from those in A=results/paper
 	@$(PY) workflow/compare.py $(or $(A),results/paper) $(or $(B),$(error which results? make compare B=results/mine))
 
+site: $(SITE) ## build the site from the pages and the executed notebooks of the paper profile
+	@$(PY) -m sphinx -q -W --keep-going -c docs . build/site
+	@echo "Site: build/site/index.html"
+
 lab: $(STAMP) ## open the notebooks in JupyterLab
-	@$(PY) -m jupyterlab notebooks
+	@$(PY) -m jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 bench: $(STAMP) ## speed and memory against plain PyTorch
 	@$(PY) -m benchmarks
@@ -59,6 +68,7 @@ clean: ## remove results (but not the committed ones) and caches; keep .venv and
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
+	@echo "profiles: $(patsubst config/%.yaml,%,$(wildcard config/*.yaml)); without PROFILE=... it is quick"
 
 # --no-compile: Python compiles a module when it is first imported, and most of these never are.
 $(STAMP):
@@ -72,6 +82,10 @@ $(STAMP):
 
 $(CLUSTER): $(STAMP)
 	@$(PY) -m pip install -qq --no-compile -c requirements.lock -e ".[cluster]"
+	@touch $@
+
+$(SITE): $(STAMP)
+	@$(PY) -m pip install -qq --no-compile -c requirements.lock -e ".[site]"
 	@touch $@
 
 $(CLIENTS): $(STAMP)

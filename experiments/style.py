@@ -48,11 +48,11 @@ STYLE = {
 class _Figure(Figure):
     # Not pyplot's: a figure is a value, closed by nobody, that a notebook shows when it is a cell's last line.
     def _repr_png_(self) -> tuple[bytes, dict[str, object]]:
-        # Sharp on a screen of twice the pixels, and small, since executed notebooks are committed, too: 64 colours.
+        # Sharp on fine screens, and small, since executed notebooks are committed, too: 64 colours.
         picture, buffer = Image.open(io.BytesIO(_drawn(self, "png", dpi=160))).convert("RGB"), io.BytesIO()
         picture.quantize(64).save(buffer, "PNG", optimize=True)
-        size = {"width": picture.width // 2, "height": picture.height // 2}
-        return buffer.getvalue(), size | {"alt": self.get_label()}
+        width, height = (round(100 * inches) for inches in self.get_size_inches())
+        return buffer.getvalue(), {"width": width, "height": height, "alt": self.get_label()}
 
 
 def save(figure: Figure, path: Path) -> None:

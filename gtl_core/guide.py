@@ -96,9 +96,9 @@ class Displacement:
 
         scope: over what the values are normalised, the whole ``network`` or each ``tensor`` by itself (the authors').
         normalization: ``max`` divides by the largest value; ``minmax`` (the authors') subtracts the smallest first,
-        so that the least moved parameter of every scope is frozen. Where all values of a scope are equal, minmax is
-        undefined and max is used: a lone parameter that moved gets 1, one that did not gets 0. ``zero`` subtracts
-        the smallest and ``raw`` nothing; both divide by nothing, so that steps shrink with the displacements.
+            so that the least moved parameter of every scope is frozen. Where all values of a scope are equal, minmax is
+            undefined and max is used: a lone parameter that moved gets 1, one that did not gets 0. ``zero`` subtracts
+            the smallest and ``raw`` nothing; both divide by nothing, so that steps shrink with the displacements.
         statistic: mean ``square`` or mean ``abs`` displacement.
 
         Raises ValueError if there is no scout to average over, or if no parameter moved.
