@@ -224,6 +224,29 @@ def test_a_run_makes_everything(done):
     assert noise == ["Report: results/quick/report.html"]
 
 
+def test_progress_says_how_many_what_runs_and_what_is_left(done, tmp_path):
+    """One of two steps took 60 s when it last ran, the other 120 s; the first has just been done, in no time."""
+    import logging
+
+    sys.path.insert(0, str(ROOT / "workflow"))
+    from progress import Progress
+
+    (tmp_path / "seconds.json").write_text('{"one": 60, "other": 120}')
+    progress = Progress({"one": "the first", "other": "the second"}, tmp_path / "seconds.json")
+
+    def tell(**fields):
+        progress.emit(logging.makeLogRecord(fields))
+
+    assert progress.words() == ("0 of 2 steps", "about 3 min left; ")
+    tell(event="job_info", jobid=7, rule_name="one")
+    assert progress.words() == ("0 of 2 steps", "about 3 min left; running: the first")
+    tell(event="job_finished", job_id=7)
+    tell(event="job_info", jobid=8, rule_name="other")
+    assert progress.words()[0] == "1 of 2 steps" and progress.words()[1].endswith("running: the second")
+    assert json.loads((tmp_path / "seconds.json").read_text())["one"] < 60  # what it took now
+    assert set(json.loads(done.read("results/quick/logs/seconds.json"))) >= {"notebook_01_alpha", "report"}
+
+
 def test_published_notebooks_hold_nothing_that_differs_between_runs(done):
     text = done.read("results/quick/notebooks/01_alpha.ipynb")
     for absent in (str(done.root), str(Path.home()), "duration", "start_time", "iopub"):

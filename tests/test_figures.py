@@ -1,11 +1,11 @@
 """What holds for every figure: it says what it shows, and is readable on a page, for colour-blind readers, too."""
 
 import re
+import warnings
 from itertools import combinations
 
 import numpy as np
 import pytest
-from colorspacious import cspace_convert, deltaE
 from matplotlib.colors import to_rgb
 
 from experiments import records
@@ -20,6 +20,10 @@ from experiments.methods import BASIC
 from experiments.neighbours import NEIGHBOURS
 from experiments.stream_methods import METHODS as STREAMED
 from experiments.style import STYLE, WIDTH, Ranked, drawing, forest, headline, save
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # its docstrings have escapes of which newer Pythons warn, once, when compiled
+    from colorspacious import cspace_convert, deltaE
 
 READABLE = 8  # points, and on a page as wide as WIDTH inches they are that
 APART = 12  # CAM02-UCS; just noticeable is 1

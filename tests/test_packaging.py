@@ -18,7 +18,8 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = {extra: texts for extra, texts in PROJECT["optional-dependencies"].items() if extra != "clients"}
+NOT_PINNED = {"clients", "site", "site-test"}  # nothing is computed with them
+EXTRAS = {extra: texts for extra, texts in PROJECT["optional-dependencies"].items() if extra not in NOT_PINNED}
 REQUIREMENTS = [Requirement(text) for texts in (PROJECT["dependencies"], *EXTRAS.values()) for text in texts]
 INSTALL = "-c requirements.lock -e .[notebooks,test]"
 

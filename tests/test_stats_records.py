@@ -92,7 +92,7 @@ def test_pairing_removes_what_tasks_share():
 def test_a_row_that_is_the_mean_of_several_tasks_counts_them_all(numbers, n):
     one = tidy(np.arange(2.0 * len(numbers)).reshape(2, -1))
     one["task"] = one["task"].map(dict(enumerate(numbers)))
-    compared = difference(one, one.assign(value=0.0), "episodes", "seeds")
+    compared = difference(one, one.assign(value=0.0), "episodes")
     assert compared["n"] == f"2 networks x {n} episodes" and compared["mean"] == one["value"].mean()
 
 

@@ -56,3 +56,16 @@ def test_the_figure_shows_both_methods_in_both_families(small):
     assert len(scouts.lines) == 3 and len(guide.patches) == 2
     for axis in mains:
         assert [line.get_label() for line in axis.lines] == [method.label for method in METHODS.values()]
+
+
+def test_a_guide_of_one_s_own_goes_the_recorded_ways(small):
+    """With the scouts' guide and rate the paths are those of the table; with g = 1 both are plain descent."""
+    guide = small[small["method"] == "guide"]["value"].tolist()
+    task = small[(small["family"] == "as scouted") & (small["task"] == 0)]
+    (axis,) = figures.guided_path(small, *guide, rate=0.05).axes
+    for name, line in zip(("plain", "guided"), axis.lines, strict=True):
+        recorded = task[task["method"] == name].pivot(index="step", columns="metric", values="value")
+        assert line.get_xydata() == pytest.approx(recorded[["w1", "w2"]].to_numpy(), abs=1e-5)
+    (axis,) = figures.guided_path(small, 1.0, 1.0, rate=0.05).axes
+    plain, guided = (line.get_xydata() for line in axis.lines)
+    assert (plain == guided).all()

@@ -35,10 +35,9 @@ class Progress(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         event, now = str(getattr(record, "event", "")), time.monotonic()
-        if event == "job_info":
+        if event == "job_info" and record.rule_name in self.planned:  # just before it starts
             self.names[record.jobid] = record.rule_name
-        elif event == "job_started":
-            self.running |= {self.names[job]: now for job in record.jobs if job in self.names}
+            self.running[record.rule_name] = now
         elif event == "job_finished" and (name := self.names.get(record.job_id)) in self.running:
             self.took[name] = now - self.running.pop(name)
             self.file.parent.mkdir(parents=True, exist_ok=True)

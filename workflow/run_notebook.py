@@ -13,6 +13,7 @@ from pathlib import Path
 
 import common
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 MAX_BYTES = 700_000  # published notebooks are committed
 
 
@@ -104,6 +105,7 @@ def publish(notebook, output: Path) -> None:
     from gtl_core.files import replacing  # late: it imports torch, which the kernel's end has left room for
 
     notebook.metadata.pop("papermill", None)
+    notebook.metadata.pop("widgets", None)  # they need a kernel, and so do their views below
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
@@ -112,7 +114,8 @@ def publish(notebook, output: Path) -> None:
             lines = cell.source.splitlines()
             cell.source = "\n".join(line for line in lines if line.split(" = ")[0] not in common.WHERE)
         if cell.cell_type == "code":
-            cell.outputs = merged([without_paths(o) for o in cell.outputs if o.get("name") != "stderr"])
+            shown = [o for o in cell.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
+            cell.outputs = merged([without_paths(o) for o in shown])
     text = nbformat.writes(notebook) + "\n"
     if len(text) > MAX_BYTES:
         raise NotebookError(f"{len(text) // 1000} kB executed, more than {MAX_BYTES // 1000} kB: draw or print less")

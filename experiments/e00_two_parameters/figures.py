@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,7 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.e00_two_parameters.run import METHODS, TwoParameters
 from experiments.experiment import Experiment
-from experiments.methods import GUIDED
+from experiments.methods import GUIDED, Method
 from experiments.statistics import paired, rows_where
 from experiments.style import drawing, headline
 
@@ -60,13 +62,22 @@ def _weights(frame: pd.DataFrame, method: str, family: str) -> np.ndarray:
 
 
 def _descents(axis: Axes, frame: pd.DataFrame, family: str) -> None:
-    examples = frame[frame["method"] == "example"].pivot(index="step", columns="metric", values="value")
-    truth = _weights(frame, "truth", family)[0]
     paths = {method: _weights(frame, name, family) for name, method in METHODS.items()}
+    _landscape(axis, _examples(frame), _weights(frame, "truth", family)[0], paths)
+
+
+def _examples(frame: pd.DataFrame) -> np.ndarray:
+    """Rows [N, 3] of x1, x2 and y."""
+    examples = frame[frame["method"] == "example"].pivot(index="step", columns="metric", values="value")
+    return examples[["x1", "x2", "y"]].to_numpy()
+
+
+def _landscape(axis: Axes, examples: np.ndarray, truth: np.ndarray, paths: Mapping[Method, np.ndarray]) -> None:
+    """The examples' loss over both weights, and ways through it."""
     reach = 1.25 * max(1.0, abs(truth).max(), *(abs(path).max() for path in paths.values()))
     grid = np.linspace(-reach, reach, 160)
     w1, w2 = np.meshgrid(grid, grid)
-    errors = [(x1 * w1 + x2 * w2 - y) ** 2 for x1, x2, y in examples[["x1", "x2", "y"]].to_numpy()]
+    errors = [(x1 * w1 + x2 * w2 - y) ** 2 for x1, x2, y in examples]
     axis.contourf(w1, w2, np.sqrt(np.mean(errors, axis=0)), levels=14, cmap="Greys", alpha=0.55, rasterized=True)
     for method, path in paths.items():
         axis.plot(*path.T, color=method.colour, linewidth=1.8, label=method.label)
@@ -74,6 +85,30 @@ def _descents(axis: Axes, frame: pd.DataFrame, family: str) -> None:
     axis.scatter(*truth, marker="*", s=140, color="#F0E442", edgecolor="black", zorder=4, label="truth")
     axis.scatter(0, 0, **ZERO_POINT)
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach))
+
+
+def guided_path(frame: pd.DataFrame, g1: float, g2: float, rate: float) -> Figure:
+    """The first task like the scouts', learned by gradient descent at this rate with a guide of one's own."""
+    task = frame[(frame["family"] == "as scouted") & (frame["task"] == 0)]
+    examples, truth = _examples(task), _weights(task, "truth", "as scouted")[0]
+    inputs, targets = examples[:, :2], examples[:, 2]
+    n_steps = int(task.loc[task["metric"] == "excess_loss", "step"].max())
+
+    def descend(guide: np.ndarray) -> np.ndarray:
+        path = [np.zeros(2)]
+        for _ in range(n_steps):
+            slope = 2 * inputs.T @ (inputs @ path[-1] - targets) / len(targets)
+            path.append(path[-1] - rate * guide * slope)
+        return np.array(path)
+
+    paths = {METHODS["plain"]: descend(np.ones(2)), METHODS["guided"]: descend(np.array([g1, g2]))}
+    missed = [float(np.square(path[-1] - truth).sum()) for path in paths.values()]
+    with drawing(1, 1, 3.2, legend=()) as (figure, ((axis,),)):
+        _landscape(axis, examples, truth, paths)
+        axis.set(xlabel="$w_1$", ylabel="$w_2$", aspect="equal")
+        message = f"g = ({g1:.2f}, {g2:.2f}) misses the truth by {missed[1]:.3f}, plain descent by {missed[0]:.3f}"
+        headline(figure, message, f"Squared distances after {n_steps} steps at the rate {rate:g}.")
+    return figure
 
 
 EXPERIMENT = Experiment("method", "00_method", TwoParameters, {"method": method})
