@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "workflow")]
 import common  # noqa: E402
 
 from experiments.catalogue import EXPERIMENTS  # noqa: E402
+from experiments.experiment import caption  # noqa: E402
 
 project = "Guided transfer learning, reproducibly"
 copyright = "MIT licence"
@@ -62,6 +63,7 @@ PAGES = {
     "Experiments": [f"results/paper/notebooks/{notebook}" for notebook in sorted(EXPERIMENTS)],
     "Reference": ["docs/api", "docs/parameters", "docs/tables", "data/README", "CONTRIBUTING"],
 }
+CAPTIONS = {stem: caption(draw) for e in EXPERIMENTS.values() for stem, draw in e.figures.items()}
 MENDED = {
     '<p class="caption" role="heading">': '<p class="caption" role="heading" aria-level="2">',
     '<summary aria-label="Toggle hidden content">': "<summary>",
@@ -110,7 +112,8 @@ def _for_reading(notebook: dict) -> dict:
         if not by_hand:
             cell["metadata"].setdefault("tags", []).append("hide-input")
         about = [output.get("metadata", {}).get("image/png", {}) for output in cell["outputs"]]
-        if texts := [meta["alt"] for meta in about if "alt" in meta]:
+        drawn = re.findall(r"figures\.(\w+)\(", "".join(cell["source"]))  # by a notebook that is older than the texts
+        if texts := [meta["alt"] for meta in about if "alt" in meta] or [CAPTIONS[d] for d in drawn if d in CAPTIONS]:
             cell["metadata"]["mystnb"] = {"image": {"alt": "; ".join(texts)}}
     return notebook
 
