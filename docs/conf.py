@@ -69,6 +69,7 @@ MENDED = {
     '<summary aria-label="Toggle hidden content">': "<summary>",
     "<pre>": '<pre tabindex="0">',  # wide ones scroll
     "<table ": '<table tabindex="0" ',
+    ' display="block">': ' display="block" tabindex="0">',  # formulas
 }
 
 
