@@ -4,6 +4,7 @@ import sys
 from itertools import product
 
 import pandas as pd
+import pytest
 
 from experiments import records
 from experiments.catalogue import EXPERIMENTS
@@ -65,10 +66,14 @@ def test_two_folders_are_compared(tmp_path):
     assert "+0.100 [+0.100, +0.100]  ->  -0.100 [-0.100, -0.100]" in said
 
 
-def test_a_table_that_one_folder_lacks_is_named(tmp_path):
-    both = against_rivals(records.ROOT / "results/paper")
-    assert set(both["experiment"]) == {experiment for experiment, _ in COMPARE.values()}
-    said = compare.report(both, both[both["experiment"] != "02"])
+@pytest.fixture(scope="module")
+def committed():
+    return against_rivals(records.ROOT / "results/paper")
+
+
+def test_a_table_that_one_folder_lacks_is_named(committed):
+    assert set(committed["experiment"]) == {experiment for experiment, _ in COMPARE.values()}
+    said = compare.report(committed, committed[committed["experiment"] != "02"])
     assert said.endswith("Only the first has 02.") and " 0 have another verdict, 0 a mean" in said
 
 
@@ -77,8 +82,8 @@ def test_a_table_of_one_optimizer_says_nothing(tmp_path):
     assert by_optimizer(against_rivals(tmp_path)).empty
 
 
-def test_results_md_has_the_table_of_the_committed_results():
-    table = by_optimizer(against_rivals(records.ROOT / "results/paper"))
+def test_results_md_has_the_table_of_the_committed_results(committed):
+    table = by_optimizer(committed)
     assert len(table) and markdown(table) in (records.ROOT / "RESULTS.md").read_text()
 
 
