@@ -13,6 +13,7 @@ STAMP := $(VENV)/installed-$(shell (cat requirements.lock pyproject.toml; pwd) |
 CLUSTER := $(STAMP)-cluster
 CLIENTS := $(STAMP)-clients
 SITE    := $(STAMP)-site
+BROWSER := $(SITE)-test
 
 .PHONY: run test test-clients test-site test-slurm lint figures compare site lab bench lock clean help
 
@@ -25,8 +26,7 @@ test: $(STAMP) ## run the tests
 test-clients: $(CLIENTS) ## run the recipes of docs/frameworks.md in the frameworks that they are for
 	@$(PY) -m pytest -n auto --maxprocesses 4 tests/test_clients.py
 
-test-site: $(SITE) ## build the site and check it: links, pictures, and in chromium, if there is one, what axe-core says
-	@$(PY) -m pip install -qq --no-compile -c requirements.lock -e ".[site,site-test]"
+test-site: $(BROWSER) ## build the site and check it: links, pictures, and in chromium, if there is one, what axe-core says
 	@$(PY) -m pytest -q tests/test_site.py
 
 test-slurm: $(CLUSTER) ## run the quick profile through a Slurm of two nodes on this machine (root; slurm-wlm, munge)
@@ -86,6 +86,10 @@ $(CLUSTER): $(STAMP)
 
 $(SITE): $(STAMP)
 	@$(PY) -m pip install -qq --no-compile -c requirements.lock -e ".[site]"
+	@touch $@
+
+$(BROWSER): $(SITE)
+	@$(PY) -m pip install -qq --no-compile -c requirements.lock -e ".[site-test]"
 	@touch $@
 
 $(CLIENTS): $(STAMP)

@@ -6,6 +6,7 @@ Its source is the whole checkout (`sphinx-build -c docs . build/site`), so links
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from papermill import inspect_notebook
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -24,6 +26,7 @@ import common  # noqa: E402
 from experiments.catalogue import EXPERIMENTS  # noqa: E402
 from experiments.experiment import caption  # noqa: E402
 
+logging.getLogger("papermill").setLevel(logging.WARNING)  # it tells of every notebook whose parameters it reads
 project = "Guided transfer learning, reproducibly"
 copyright = "MIT licence"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
@@ -64,6 +67,7 @@ PAGES = {
     "Reference": ["docs/api", "docs/parameters", "docs/tables", "data/README", "CONTRIBUTING"],
 }
 CAPTIONS = {stem: caption(draw) for e in EXPERIMENTS.values() for stem, draw in e.figures.items()}
+BADGES = r"^!\[[^]]*\]\(https.*\n"  # loaded from elsewhere
 MENDED = {
     '<p class="caption" role="heading">': '<p class="caption" role="heading" aria-level="2">',
     '<summary aria-label="Toggle hidden content">': "<summary>",
@@ -94,9 +98,7 @@ def _displayed(translator, node: nodes.math_block) -> None:
 def _read(app: Sphinx, name: str, source: list[str]) -> None:
     """Add the contents to the first page, and to notebooks what their readers need of them here."""
     if name == root_doc:
-        source[0] = re.sub(
-            r"^!\[[^]]*\]\(https.*\n", "", source[0], flags=re.MULTILINE
-        )  # badges: loaded from elsewhere
+        source[0] = re.sub(BADGES, "", source[0], flags=re.MULTILINE)
         source[0] += "".join(CONTENTS.format(title, "\n".join(pages)) for title, pages in PAGES.items())
     elif (ROOT / f"{name}.ipynb").exists():
         source[0] = json.dumps(_for_reading(json.loads(source[0])))
@@ -152,17 +154,11 @@ class ParametersDirective(SphinxDirective):
         for notebook in sorted(EXPERIMENTS):
             lines += [f"## {notebook}", "", "| name | type | in the notebook | in the paper profile | meaning |"]
             lines += ["|---|---|---|---|---|"]
-            for line in _cell(notebook).splitlines():
-                name, kind, value, meaning = re.fullmatch(r"(\w+): (\w+) = (.*?)  # (.*)", line).groups()
-                there = paper.get(notebook) or {}
+            there = paper.get(notebook) or {}
+            for name, its in inspect_notebook(str(ROOT / f"notebooks/{notebook}.ipynb")).items():
                 shown = f"`{there[name]}`" if name in there else ""
-                lines.append(f"| `{name}` | {kind} | `{value}` | {shown} | {meaning} |")
+                lines.append(
+                    f"| `{name}` | {its['inferred_type_name']} | `{its['default']}` | {shown} | {its['help']} |"
+                )
             lines.append("")
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
-
-
-def _cell(notebook: str) -> str:
-    """The source of a notebook's parameters cell."""
-    cells = json.loads((ROOT / f"notebooks/{notebook}.ipynb").read_text())["cells"]
-    (source,) = ("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
-    return source.strip()

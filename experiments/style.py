@@ -96,7 +96,8 @@ def drawing(
 
 
 def _powers_in_full(axis: Axis) -> None:
-    """0.01 and 100k where matplotlib would write powers of ten, whose exponents are too small to read."""
+    """0.01 and 100k where matplotlib would write powers of ten, whose exponents are too small to read; by decade, where
+    it would label every step of a short range, one over the other."""
     if isinstance(axis.get_major_formatter(), ticker.LogFormatterSciNotation):
         thousands = ticker.EngFormatter(sep="")
         axis.set_major_formatter(lambda value, _: thousands(value) if value >= 1e4 else f"{value:g}")
@@ -163,9 +164,7 @@ def forest(axis: Axes, rows: Sequence[Ranked]) -> None:
 
 
 def rate_axis(axis: Axes) -> None:
-    """Learning rates, labelled by decade: matplotlib would label every step of a short range, one over the other."""
     axis.set(xscale="log", xlabel="learning rate")
-    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _legend_below(figure: Figure, order: Iterable[str]) -> None:

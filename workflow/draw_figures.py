@@ -25,20 +25,21 @@ def main() -> None:
     if not chosen:
         sys.exit(f"no tables in {folder.relative_to(common.ROOT)}: run `make PROFILE={args.profile}` first")
     read = cache(partial(records.read, folder))
+
+    def write(stem, figure):
+        path = folder / "figures" / f"{stem}.png"
+        save(figure, path)
+        common.say(str(path.relative_to(common.ROOT)))
+
     for experiment in chosen:
         for stem, draw in experiment.figures.items():
-            frame = read(experiment.drawn_from.get(stem, experiment.name))
-            path = folder / "figures" / f"{stem}.png"
-            save(draw(frame), path)
-            common.say(str(path.relative_to(common.ROOT)))
+            write(stem, draw(read(experiment.drawn_from.get(stem, experiment.name))))
     if not args.notebooks:
         from experiments.overview import against_rivals, finding
 
         table = against_rivals(folder)
         if len(table):
-            path = folder / "figures/finding.png"
-            save(finding(table), path)
-            common.say(str(path.relative_to(common.ROOT)))
+            write("finding", finding(table))
 
 
 if __name__ == "__main__":

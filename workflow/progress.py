@@ -46,7 +46,7 @@ class Progress(logging.Handler):
 
     def words(self) -> tuple[str, str]:
         """How many steps are done, and what runs and is left."""
-        there = ", ".join(self.planned.get(name, name) for name in self.running)
+        there = ", ".join(self.planned[name] for name in self.running)
         left = self.left()
         about = f"about {max(1, round(left / 60))} min left; " if left is not None else ""
         return f"{len(self.took)} of {len(self.planned)} steps", f"{about}running: {there}" if there else about
@@ -57,9 +57,8 @@ class Progress(logging.Handler):
         if any(name not in self.known for name in todo):
             return None
         before = sum(self.known.get(name, 0.0) for name in self.took)
-        pace = (
-            (time.monotonic() - self.begin) / before if before else 1.0
-        )  # steps run side by side, or slower than then
+        # Steps run side by side, or slower than then.
+        pace = (time.monotonic() - self.begin) / before if before else 1.0
         return pace * sum(self.known[name] for name in todo)
 
     def _show(self) -> None:

@@ -18,7 +18,6 @@ from gtl_core.shaping import TEMPERATURES
 
 SHIFTS = {"none": "no shift", "glyphs": "pretrained on glyphs", "rotated": "rotated by 90°", "inverted": "inverted"}
 WHEN = {"first": "tuned at the start", "careful": "lowest rate as good", "last": "tuned at the end"}
-LINE = "\n"
 LINES = {"SGD": ("#0072B2", "-"), "momentum": ("#56B4E9", "--"), "Adam": ("#D55E00", "-"), "AdamW": ("#E69F00", "--")}
 
 
@@ -157,8 +156,9 @@ def guides_arenas(frame: pd.DataFrame) -> Figure:
     means, sides = (worse[column].unstack("method").loc[keys, [m.name for m in shown]] for column in ("mean", "side"))
     with drawing(1, 1, 0.33 * len(keys) + 1.7) as (figure, ((axis,),)):
         limit = {"vmin": -10, "vmax": 10, "cmap": "RdBu", "aspect": "auto"}
-        axis.imshow(100 * means.to_numpy(float), **limit)
-        for (y, x), mean in np.ndenumerate(100 * means.to_numpy(float)):
+        points = 100 * means.to_numpy(float)
+        axis.imshow(points, **limit)
+        for (y, x), mean in np.ndenumerate(points):
             clear = sides.iat[y, x] in ("above", "below")
             look = {"fontweight": "bold" if clear else "normal", "color": "white" if abs(mean) > 7 else "black"}
             axis.text(
@@ -171,7 +171,7 @@ def guides_arenas(frame: pd.DataFrame) -> Figure:
                 **look,
             )
         for y, key in enumerate(keys):
-            x = [method.name for method in shown].index(best[key])
+            x = means.columns.get_loc(best[key])
             axis.add_patch(
                 mpl.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.6)
             )
@@ -212,7 +212,8 @@ def guides_rates(frame: pd.DataFrame) -> Figure:
                 best[method.name] = mean.idxmax()
                 axis.plot(mean.index, mean, color=method.colour, marker="o", markersize=3, label=method.label)
             moved.append(np.log(best["guided_network"] / best["plain"]))
-            axis.set_title(f"{_arena(arena, LINE)}\n{HEADS[head]}, {OPTIMIZERS[optimizer]}", fontsize=8)
+            where = _arena(arena, between="\n")
+            axis.set_title(f"{where}\n{HEADS[head]}, {OPTIMIZERS[optimizer]}", fontsize=8)
             axis.set(ylim=(0, 102), ylabel="validation\naccuracy (%)")
             rate_axis(axis)
             axis.label_outer()
