@@ -10,6 +10,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from gtl_core._engine import Blocks
+
 HEADS = ("zero", "random")
 
 
@@ -23,7 +25,7 @@ def conv4(n_way: int, channels: int = 32, *, generator: torch.Generator) -> nn.S
     blocks = []
     for width in (1, channels, channels, channels):
         blocks += [nn.Conv2d(width, channels, 3, stride=2, padding=1), nn.GroupNorm(4, channels), nn.ReLU()]
-    body = nn.Sequential(*blocks, nn.Flatten())
+    body = Blocks(*blocks, nn.Flatten())
     for layer in body:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)

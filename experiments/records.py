@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from gtl_core._engine import engine
 from gtl_core.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,6 +70,7 @@ def provenance(parameters: Mapping[str, object], dataset: Mapping[str, str] | No
             "cores": os.cpu_count(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
+            "engine": engine(),
         },
         "wall_seconds": round(time.monotonic() - _started, 1),
     }

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, group_norm, max_pool2d
 
+from gtl_core._engine.blocks import Blocks, fits, in_its_order
 from gtl_core.guide import Guide
 
 
@@ -42,10 +43,21 @@ class Stacked(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         x = input
-        if x.dim() > 3:
-            x = x.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        if x.dim() > 3 and not isinstance(self[0], StackedBlocks):
+            x = _side_by_side(x)
         y = super().forward(x)
         return y.unflatten(1, (self.size, -1)) if y.dim() > 3 else y
+
+
+class StackedBlocks(Blocks):
+    """`Blocks` of several networks, which take their images apart: [N, S, 1, side, side]."""
+
+    def by_layers(self, input: Tensor) -> Tensor:
+        return super().by_layers(_side_by_side(input) if input.dim() == 5 else input)
+
+
+def _side_by_side(images: Tensor) -> Tensor:
+    return images.flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
 
 def _stack(models: Sequence[nn.Module]) -> nn.Module:
@@ -53,13 +65,13 @@ def _stack(models: Sequence[nn.Module]) -> nn.Module:
     name = type(first).__name__
     if any((first._forward_hooks, first._forward_pre_hooks, first._backward_hooks, first._backward_pre_hooks)):
         raise TypeError(f"cannot stack a {name} with hooks")
-    if type(first) is nn.Sequential:
+    if type(first) in (nn.Sequential, Blocks):
         if len(list(first.named_parameters())) < len(list(first.named_parameters(remove_duplicate=False))):
             raise TypeError("cannot stack a network with shared parameters")
         # Not `named_children`, which leaves out a layer that comes a second time.
-        return nn.Sequential(
-            OrderedDict((key, _stack([m.get_submodule(key) for m in models])) for key in first._modules)
-        )
+        layers = OrderedDict((key, _stack([m.get_submodule(key) for m in models])) for key in first._modules)
+        blocks = StackedBlocks(layers)
+        return blocks if blocks.settings else nn.Sequential(layers)
     if type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1):
         return Flatten(models)
     if type(first) in (nn.ReLU, nn.Tanh, nn.Sigmoid):
@@ -90,7 +102,9 @@ def stacked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _in_order(stacked: Tensor) -> Tensor:
-    """Weights of convolutions [S, out, in, height, width] lie in memory as a grouped convolution takes them."""
+    """Weights of convolutions [S, out, in, height, width] lie in memory as what computes them takes them."""
+    if stacked.dim() == 5 and fits(stacked):
+        return in_its_order(stacked)
     return stacked.movedim(2, 4).contiguous().movedim(4, 2) if stacked.dim() == 5 else stacked
 
 
@@ -137,12 +151,13 @@ class GroupNorm(_Layer):
 
     def __init__(self, layers: Sequence[nn.GroupNorm]) -> None:
         super().__init__(layers)
-        self.groups, self.eps = len(layers) * layers[0].num_groups, layers[0].eps
+        self.num_groups, self.eps = layers[0].num_groups, layers[0].eps
 
     def forward(self, x: Tensor) -> Tensor:
+        n_groups = self.size * self.num_groups
         if x.dim() == 3:
-            return group_norm(x.flatten(1), self.groups, *self.flat(), self.eps).view_as(x)
-        return group_norm(x, self.groups, *self.flat(), self.eps)
+            return group_norm(x.flatten(1), n_groups, *self.flat(), self.eps).view_as(x)
+        return group_norm(x, n_groups, *self.flat(), self.eps)
 
 
 class BatchNorm2d(_Layer):

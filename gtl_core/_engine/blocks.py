@@ -1,0 +1,194 @@
+"""Convolutional blocks in one pass, by C code that keeps many copies of a small body in the cache (``blocks.c``).
+
+It is compiled when the package is installed, if there is a compiler; otherwise, and for whatever it does not know,
+torch's layers do the same arithmetic, to the last digits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import zlib
+from collections.abc import Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, group_norm, relu
+
+_Pointer = ctypes.c_void_p
+_MOST_BLOCKS, _MOST_CHANNELS, _MOST_PIXELS = 8, 1024, 256**2  # what the C code has room for
+
+
+@cache
+def compiled() -> ctypes.CDLL | None:
+    """The C code for this machine, if it was compiled and ``GTL_ENGINE=torch`` does not say otherwise.
+
+    RuntimeError if it was compiled from another ``blocks.c``.
+    """
+    if os.environ.get("GTL_ENGINE") == "torch":
+        return None
+    spec = importlib.util.find_spec(f"{__package__}._blocks_{torch.backends.cpu.get_cpu_capability().lower()}")
+    if spec is None or spec.origin is None:
+        return None
+    library = ctypes.CDLL(spec.origin)
+    library.source.restype = ctypes.c_uint
+    if library.source() != zlib.crc32(Path(__file__).with_suffix(".c").read_bytes()):
+        raise RuntimeError(f"{spec.origin} was compiled from other source code: pip install the package again")
+    return library
+
+
+def engine() -> str:
+    """Which code trains small networks here: ``compiled``, or ``torch``, which differs from it in the last digits."""
+    return "compiled" if compiled() else "torch"
+
+
+def fits(weight: Tensor) -> bool:
+    """Whether the C code can take this weight of a 3x3 convolution [..., out, in, 3, 3], as it fills its vectors."""
+    library, (out, n_in, *kernel) = compiled(), weight.shape[-4:]
+    if library is None or kernel != [3, 3] or max(out, n_in) > _MOST_CHANNELS:
+        return False
+    return weight.device.type == "cpu" and not out % library.width() and (n_in == 1 or not n_in % library.width())
+
+
+def in_its_order(weight: Tensor) -> Tensor:
+    """The same weights [S, out, in, 3, 3], in memory as the C code reads them: copy, tap, in, out."""
+    return weight.permute(0, 3, 4, 2, 1).contiguous().permute(0, 4, 3, 1, 2)
+
+
+class Blocks(nn.Sequential):
+    """A body of blocks, each of a 3x3 convolution of stride 2, GroupNorm and ReLU, and Flatten at its end, in one pass.
+
+    As `nn.Sequential` of the same layers: images [N, 1, side, side] -> features [N, F]; with layers of S stacked
+    networks, [N, S, 1, side, side] -> [N, S, F]. Other layers may be in it; then it is nothing else than that.
+    """
+
+    @cached_property
+    def settings(self) -> list[tuple[int, float]] | None:
+        """Groups and epsilon of every block; None if some layer is of another kind, which is looked up once."""
+        layers: list[Any] = list(self)
+        names = [type(layer).__name__ for layer in layers]
+        n = len(layers) // 3
+        if not 1 <= n <= _MOST_BLOCKS or names != [*["Conv2d", "GroupNorm", "ReLU"] * n, "Flatten"]:
+            return None
+        convolutions, norms = layers[:-1:3], layers[1::3]
+        if not all(fits(c.weight) and c.bias is not None and _strides_by_two(c) for c in convolutions):
+            return None
+        if convolutions[0].weight.shape[-3] != 1 or any(norm.weight is None for norm in norms):
+            return None
+        return [(norm.num_groups, norm.eps) for norm in norms]
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "settings"}  # of this machine
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.settings is None:
+            return self.by_layers(input)
+        trained: list[Any] = [layer for i, layer in enumerate(self) if i % 3 < 2][: 2 * len(self.settings)]
+        copies = trained[0].weight.dim() == 5
+        square = input.dim() == 4 + copies and input.shape[-1] ** 2 == input.shape[-2:].numel() <= _MOST_PIXELS
+        known = input.dtype == trained[0].weight.dtype == torch.float32 and input.device.type == "cpu"
+        if input.requires_grad or not square or not known:
+            return self.by_layers(input)
+        parameters = [p if copies else p[None] for layer in trained for p in (layer.weight, layer.bias)]
+        features = _Features.apply(input if copies else input[:, None], self.settings, *parameters)
+        return features if copies else features[:, 0]
+
+    def by_layers(self, input: Tensor) -> Tensor:
+        """One layer after the other, by torch."""
+        return super().forward(input)
+
+
+def _strides_by_two(layer: Any) -> bool:
+    expected = {"stride": (2, 2), "padding": (1, 1), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
+    return all(getattr(layer, name, value) == value for name, value in expected.items())
+
+
+class _Features(torch.autograd.Function):
+    """images [N, S, 1, side, side], settings, then weight, bias, gain and shift of every block, each [S, ...]."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, settings: Sequence[tuple[int, float]], *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(images, *parameters)
+        ctx.settings = settings
+        call = _Call(images, settings, parameters)
+        if not any(ctx.needs_input_grad[2:]):
+            return call.forward(None)
+        ctx.kept = call.room()
+        return call.forward(ctx.kept)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple:
+        images, *parameters = ctx.saved_tensors
+        if torch.is_grad_enabled():  # these gradients will be differentiated in their turn, which is torch's business
+            needed = [p for p in parameters if p.requires_grad]
+            found = iter(
+                torch.autograd.grad(_layers(images, ctx.settings, parameters), needed, *gradients, create_graph=True)
+            )
+            return None, None, *(next(found) if p.requires_grad else None for p in parameters)
+        return None, None, *_Call(images, ctx.settings, parameters).backward(ctx.kept, *gradients)
+
+
+def _layers(images: Tensor, settings: Sequence[tuple[int, float]], parameters: Sequence[Tensor]) -> Tensor:
+    size = images.shape[1]
+    x = images.flatten(1, 2)
+    for i, (groups, eps) in enumerate(settings):
+        weight, bias, gain, shift = (p.flatten(0, 1) for p in parameters[4 * i : 4 * i + 4])
+        x = relu(group_norm(conv2d(x, weight, bias, 2, 1, groups=size), size * groups, gain, shift, eps))
+    return x.unflatten(1, (size, -1)).flatten(2)
+
+
+class _Call:
+    """What the C code is told, in either direction."""
+
+    def __init__(self, images: Tensor, settings: Sequence[tuple[int, float]], parameters: Sequence[Tensor]) -> None:
+        weights = [in_its_order(p) if i % 4 == 0 else p.contiguous() for i, p in enumerate(parameters)]
+        self.parameters = [p.detach() for p in weights]
+        self.images = images if images.stride()[-2:] == (images.shape[-1], 1) else images.contiguous()
+        n, size, _, side, _ = images.shape
+        self.shapes, self.halves = [], []
+        for i, (groups, _) in enumerate(settings):
+            out, n_in = parameters[4 * i].shape[1:3]
+            self.shapes += [n_in, out, groups, side]
+            side = (side + 1) // 2
+            self.halves.append((out, groups, side))
+        strides = (ctypes.c_long(self.images.stride(i)) for i in (0, 1))
+        self.arguments = [
+            len(settings),
+            (ctypes.c_int * len(self.shapes))(*self.shapes),
+            (ctypes.c_float * len(settings))(*(eps for _, eps in settings)),
+            _pointers(self.parameters),
+            *(size, n, _Pointer(self.images.data_ptr()), *strides),
+        ]
+        self.n, self.size = n, size
+
+    def room(self) -> tuple[list[Tensor], list[Tensor]]:
+        """For what the way back needs: normalized values of every block, and what they were multiplied with."""
+        normalized = [torch.empty(self.size, self.n, side * side, out) for out, _, side in self.halves]
+        return normalized, [torch.empty(self.size, self.n, groups) for _, groups, _ in self.halves]
+
+    def forward(self, kept: tuple[list[Tensor], list[Tensor]] | None) -> Tensor:
+        out, _, side = self.halves[-1]
+        features = torch.empty(self.n, self.size, out * side * side)
+        rooms = map(_pointers, kept) if kept else (None, None)
+        _library().forward(*self.arguments, *rooms, _Pointer(features.data_ptr()))
+        return features
+
+    def backward(self, kept: tuple[list[Tensor], list[Tensor]], gradient: Tensor) -> list[Tensor]:
+        gradient = gradient.contiguous()
+        gradients = [torch.zeros_like(p) for p in self.parameters]
+        _library().backward(*self.arguments, *map(_pointers, kept), _Pointer(gradient.data_ptr()), _pointers(gradients))
+        return gradients
+
+
+def _library() -> ctypes.CDLL:
+    library = compiled()
+    assert library is not None
+    return library
+
+
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array:
+    return (_Pointer * len(tensors))(*(t.data_ptr() for t in tensors))

@@ -1,0 +1,26 @@
+"""What pyproject.toml cannot say: the inner loop of small networks in C, left out where there is no compiler."""
+
+import platform
+import zlib
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+SOURCE = Path("gtl_core/_engine/blocks.c")
+# One library for each kind of vectors that torch tells apart; which one is loaded, the machine decides that runs it.
+LEVELS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx2", "-mfma"]}
+if platform.machine() not in ("x86_64", "AMD64"):
+    LEVELS = {"default": []}
+
+setup(
+    ext_modules=[
+        Extension(
+            f"gtl_core._engine._blocks_{level}",
+            [str(SOURCE)],
+            extra_compile_args=["-O3", "-fno-wrapv", *flags],  # Python itself asks for wrapping, at half the speed
+            define_macros=[("SOURCE", f"{zlib.crc32(SOURCE.read_bytes())}u")],
+            optional=True,
+        )
+        for level, flags in LEVELS.items()
+    ]
+)
