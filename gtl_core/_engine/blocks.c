@@ -79,13 +79,14 @@ static void multiply(const float *in, const int *from, int n, const Runs *runs, 
 }
 
 INLINE void outer_by(const float *in, const int *from, const float *gradient, const int *at, int n, int rows,
-                     int channels, float *total, const int at_once, const int vectors) {
+                     int channels, float *total, int add, const int at_once, const int vectors) {
     for (int c = 0; c < channels; c += vectors * WIDTH)
         for (int j = 0; j < rows; j += at_once) {
             vector sum[TILE][2];
             float *where = total + j * channels + c;
             for (int t = 0; t < at_once; t++)
-                for (int v = 0; v < vectors; v++) sum[t][v] = *(vector *)(where + t * channels + v * WIDTH);
+                for (int v = 0; v < vectors; v++)
+                    sum[t][v] = add ? *(vector *)(where + t * channels + v * WIDTH) : (vector){0};
             for (int m = 0; m < n; m++) {
                 const float *a = in + from[m] + j, *g = gradient + at[m] + c;
                 vector b[2];
@@ -99,19 +100,19 @@ INLINE void outer_by(const float *in, const int *from, const float *gradient, co
         }
 }
 
-/* total[j][c] += the sum over n pixels m of in[from[m] + j] * gradient[at[m] + c], for `rows` inputs j, a multiple of
-three, and all channels c. */
+/* total[j][c] = itself, if `add`, + the sum over n pixels m of in[from[m] + j] * gradient[at[m] + c], for all channels c
+and `rows` inputs j, a multiple of three. */
 static void outer(const float *in, const int *from, const float *gradient, const int *at, int n, int rows, int channels,
-                  float *total) {
+                  float *total, int add) {
     const int one = channels % (2 * WIDTH) != 0, three = rows % TILE != 0;
     if (three && one)
-        outer_by(in, from, gradient, at, n, rows, channels, total, 3, 1);
+        outer_by(in, from, gradient, at, n, rows, channels, total, add, 3, 1);
     else if (three)
-        outer_by(in, from, gradient, at, n, rows, channels, total, 3, 2);
+        outer_by(in, from, gradient, at, n, rows, channels, total, add, 3, 2);
     else if (one)
-        outer_by(in, from, gradient, at, n, rows, channels, total, TILE, 1);
+        outer_by(in, from, gradient, at, n, rows, channels, total, add, TILE, 1);
     else
-        outer_by(in, from, gradient, at, n, rows, channels, total, TILE, 2);
+        outer_by(in, from, gradient, at, n, rows, channels, total, add, TILE, 2);
 }
 
 /* x [pixels, channels] of one image -> normalized, in place; scale [groups]: what each group was multiplied with. */
@@ -287,6 +288,14 @@ void forward(int blocks, const int *shapes, const float *eps, const float *const
     end(&p);
 }
 
+/* from [rows, columns] -> to [columns, rows]; both multiples of 8, in squares that stay in registers. */
+static void turn(const float *restrict from, int rows, int columns, float *restrict to) {
+    for (int i = 0; i < rows; i += 8)
+        for (int o = 0; o < columns; o += 8)
+            for (int k = 0; k < 8; k++)
+                for (int j = 0; j < 8; j++) to[(o + k) * rows + i + j] = from[(i + j) * columns + o + k];
+}
+
 /* The gradient of a block's input [pixels, in] from that of its convolution, which lies in `rimmed`. An input pixel was
 under one, two or four of the taps: by the parity of its row and column. */
 static void input_gradient(Pass *p, const Block *b, const float *turned, int n) {
@@ -310,7 +319,7 @@ static void input_gradient(Pass *p, const Block *b, const float *turned, int n) 
         }
 }
 
-/* Adds to `gradients`, which are in the order of `parameters`, those of the sum of features * d_features. */
+/* gradients: in the order of `parameters`, of the sum of features * d_features. */
 void backward(int blocks, const int *shapes, const float *eps, const float *const *parameters, int copies, int images,
               const float *x, long image_stride, long copy_stride, const float *const *normalized,
               const float *const *scales, const float *d_features, float *const *gradients) {
@@ -321,12 +330,11 @@ void backward(int blocks, const int *shapes, const float *eps, const float *cons
     float *turned[BLOCKS]; /* weights [tap, out, in] */
     for (int l = 1; l < blocks; l++) turned[l] = zeroed(&p, (size_t)9 * p.block[l].in * p.block[l].out);
     for (int s = 0; s < copies; s++, next_copy(&p)) {
-        for (int l = 1; l < blocks; l++) {
+        for (int l = 0; l < blocks; l++) {
             const Block *b = p.block + l;
-            for (int tap = 0; tap < 9; tap++)
-                for (int o = 0; o < b->out; o++)
-                    for (int i = 0; i < b->in; i++)
-                        turned[l][(tap * b->out + o) * b->in + i] = b->weight[(tap * b->in + i) * b->out + o];
+            for (int k = 1; k < 4; k++) memset(gradients[4 * l + k] + s * b->out, 0, b->out * sizeof(float));
+            for (int tap = 0; l && tap < 9; tap++)
+                turn(b->weight + tap * b->in * b->out, b->in, b->out, turned[l] + tap * b->in * b->out);
         }
         for (int i = 0; i < images; i += CHUNK) {
             const int n = images - i < CHUNK ? images - i : CHUNK;
@@ -357,7 +365,7 @@ void backward(int blocks, const int *shapes, const float *eps, const float *cons
                     for (int tap = 0; tap < 3; tap++)
                         outer(p.image[l] + tap * b->wide * b->in, p.from[l] + k * pixels, p.rimmed,
                               p.at[l] + k * pixels, (n - k < at_once ? n - k : at_once) * pixels, 3 * b->in, b->out,
-                              d[0] + ((long)s * 9 + 3 * tap) * b->in * b->out);
+                              d[0] + ((long)s * 9 + 3 * tap) * b->in * b->out, i + k > 0);
                 if (l) input_gradient(&p, b, turned[l], n);
             }
         }

@@ -117,19 +117,19 @@ class _Features(torch.autograd.Function):
         call = _Call(images, settings, parameters)
         if not any(ctx.needs_input_grad[2:]):
             return call.forward(None)
-        ctx.kept = call.room()
+        ctx.call, ctx.kept = call, call.room()
         return call.forward(ctx.kept)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple:
-        images, *parameters = ctx.saved_tensors
+        images, *parameters = ctx.saved_tensors  # an error, if something has changed since
         if torch.is_grad_enabled():  # these gradients will be differentiated in their turn, which is torch's business
             needed = [p for p in parameters if p.requires_grad]
             found = iter(
                 torch.autograd.grad(_layers(images, ctx.settings, parameters), needed, *gradients, create_graph=True)
             )
             return None, None, *(next(found) if p.requires_grad else None for p in parameters)
-        return None, None, *_Call(images, ctx.settings, parameters).backward(ctx.kept, *gradients)
+        return None, None, *ctx.call.backward(ctx.kept, *gradients)
 
 
 def _layers(images: Tensor, settings: Sequence[tuple[int, float]], parameters: Sequence[Tensor]) -> Tensor:
@@ -179,7 +179,7 @@ class _Call:
 
     def backward(self, kept: tuple[list[Tensor], list[Tensor]], gradient: Tensor) -> list[Tensor]:
         gradient = gradient.contiguous()
-        gradients = [torch.zeros_like(p) for p in self.parameters]
+        gradients = [torch.empty_like(p) for p in self.parameters]
         _library().backward(*self.arguments, *map(_pointers, kept), _Pointer(gradient.data_ptr()), _pointers(gradients))
         return gradients
 
