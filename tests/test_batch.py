@@ -23,6 +23,7 @@ PACKAGES = {
     "gtl_core/gathered.py": "GATHERED = 1",
     "gtl_core/neighbour.py": "NEIGHBOUR = 1",
     "gtl_core/shared.py": "",
+    "gtl_core/shared.c": "",
     "experiments/__init__.py": "",
     "experiments/data.py": """
         class DataError(RuntimeError): ...
@@ -284,6 +285,7 @@ BOTH = {"notebook_01_alpha", "notebook_02_beta"}
         ("experiments/e01_alpha/figures.py", {"figures_01_alpha"}),
         ("experiments/e02_beta/figures.py", {"figures_02_beta"}),
         ("gtl_core/shared.py", {*BOTH, "figures_01_alpha", "figures_02_beta", "report"}),
+        ("gtl_core/shared.c", {*BOTH, "figures_01_alpha", "figures_02_beta", "report"}),
         ("experiments/preparations/toy.py", {*BOTH, "figures_01_alpha", "figures_02_beta", "report", "prepare"}),
         ("gtl_core/gathered.py", {"notebook_01_alpha", "figures_01_alpha", "report"}),
         ("gtl_core/neighbour.py", set()),

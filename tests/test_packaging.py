@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -148,22 +149,28 @@ def test_the_core_imports_without_the_extras():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_what_is_installed_is_the_core(tmp_path):
-    """A wheel, made for real from a checkout that has the experiments, too."""
+@pytest.mark.parametrize("compiler", ["cc", "false"])
+def test_what_is_installed_is_the_core(compiler, tmp_path):
+    """A wheel, made for real from a checkout that has the experiments, too; with a compiler, and without."""
+    if shutil.which(compiler) is None:
+        pytest.skip("no compiler")
     checkout, wheels = tmp_path / "checkout", tmp_path / "wheels"
     checkout.mkdir()
     wheels.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
     for name in ("gtl_core", "experiments", "benchmarks"):
-        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     code = f"from setuptools.build_meta import build_wheel; build_wheel({str(wheels)!r})"
-    subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True, capture_output=True)
+    environment = os.environ | {"CC": compiler}
+    subprocess.run([sys.executable, "-c", code], cwd=checkout, env=environment, check=True, capture_output=True)
     (wheel,) = wheels.iterdir()
     with zipfile.ZipFile(wheel) as archive:
         files = {name for name in archive.namelist() if ".dist-info/" not in name}
         (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
-    assert files == set(sources("gtl_core"))
+    libraries = {name for name in files if re.fullmatch(r"gtl_core/_engine/_blocks_\w+\..*(so|pyd)", name)}
+    assert bool(libraries) == (compiler == "cc")
+    assert files - libraries == {*sources("gtl_core"), "gtl_core/_engine/blocks.c"}
     needed = [Requirement(line) for line in re.findall(r"^Requires-Dist: (.*)$", metadata, re.M)]
     always = {r.name for r in needed if r.marker is None}
     assert always == {"torch", "numpy", "safetensors"} and len(needed) > len(always)
