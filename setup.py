@@ -12,12 +12,15 @@ LEVELS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx2", "-mfma"
 if platform.machine() not in ("x86_64", "AMD64"):
     LEVELS = {"default": []}
 
+# Python itself asks for integers that wrap, at half the speed; nobody reads the errors of square roots.
+OPTIONS = ["-fno-wrapv", "-fno-math-errno", "-fno-trapping-math"]
+
 setup(
     ext_modules=[
         Extension(
             f"gtl_core._engine._blocks_{level}",
             [str(SOURCE)],
-            extra_compile_args=["-O3", "-fno-wrapv", *flags],  # Python itself asks for wrapping, at half the speed
+            extra_compile_args=["-O3", *OPTIONS, *flags],
             define_macros=[("SOURCE", f"{zlib.crc32(SOURCE.read_bytes())}u")],
             optional=True,
         )

@@ -152,6 +152,14 @@ class Guided(torch.optim.Optimizer):
                 _copy_all(after, self._before)
         return loss
 
+    def shares(self) -> dict[Tensor, Tensor] | None:
+        """The g of every parameter that goes a part of its steps; None if some go none, or if gradients are scaled."""
+        if self._parameters() != self._attached:
+            self._attach()
+        if self.on != "step" or self._frozen:
+            return None
+        return dict(zip(self._partial, self._weights, strict=True))
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.optimizer.zero_grad(set_to_none)
 

@@ -26,7 +26,7 @@ def fit(
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
     loss: Loss = cross_entropy,
-    augment: Callable[[Tensor], Tensor] = lambda inputs: inputs,
+    augment: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Minimise the mean loss of ``model`` on labelled examples, in place.
 
@@ -36,11 +36,17 @@ def fit(
     if len(inputs) == 0:
         raise ValueError("a task without examples cannot be trained on: inputs is empty")
     model.train()
-    for _ in range(epochs):
+    all_steps = (
+        getattr(model, "all_steps", None) if batch_size is None and augment is None else None
+    )  # of a stacked one
+    for epoch in range(epochs):
+        if all_steps and all_steps(inputs, labels, optimizer, epochs - epoch, loss):
+            return
         order = None if batch_size is None else torch.randperm(len(inputs), generator=generator)
         for batch in [slice(None)] if order is None else order.split(batch_size):
             optimizer.zero_grad()
-            loss(model(augment(inputs[batch])), labels[batch]).backward()
+            taken = inputs[batch] if augment is None else augment(inputs[batch])
+            loss(model(taken), labels[batch]).backward()
             optimizer.step()
 
 

@@ -1,4 +1,4 @@
-/* Forward and backward pass of many copies of a small convolutional body, each on images of its own.
+/* Forward and backward pass of many copies of a small convolutional body, each on images of its own; and their training.
 
 A body is a sequence of blocks; a block is a 3x3 convolution of stride 2 and padding 1 with bias, GroupNorm with gain
 and shift, and ReLU. Images are square and have one channel. What makes it fast where a general library is not: one copy
@@ -100,8 +100,8 @@ INLINE void outer_by(const float *in, const int *from, const float *gradient, co
         }
 }
 
-/* total[j][c] = itself, if `add`, + the sum over n pixels m of in[from[m] + j] * gradient[at[m] + c], for all channels c
-and `rows` inputs j, a multiple of three. */
+/* total[j][c] = itself, if `add`, + the sum over n pixels m of in[from[m] + j] * gradient[at[m] + c], for all channels
+c and `rows` inputs j, a multiple of three. */
 static void outer(const float *in, const int *from, const float *gradient, const int *at, int n, int rows, int channels,
                   float *total, int add) {
     const int one = channels % (2 * WIDTH) != 0, three = rows % TILE != 0;
@@ -190,15 +190,18 @@ typedef struct { /* one pass: the blocks of the current copy, its buffers, and w
     int blocks;
     Block block[BLOCKS];
     float *image[BLOCKS]; /* what each block takes, with zeros around */
-    float *rimmed, *gradient, *result, *zeros;
+    float *turned[BLOCKS]; /* its weights [tap, out, in] */
+    float *normalized[BLOCKS], *scales[BLOCKS]; /* of a chunk, where nobody else keeps them */
+    float *rimmed, *gradient, *zeros;
+    long sizes[4 * BLOCKS + 2], features; /* of a copy's parameters; how many features there are */
     int *from[BLOCKS], *to[BLOCKS], *at[BLOCKS];
-    void *memory[64];
+    void *memory[128];
     int n_memory;
 } Pass;
 
 static void *zeroed(Pass *p, size_t n) { return p->memory[p->n_memory++] = calloc(n + 64, sizeof(float)); }
 
-static void start(Pass *p, int blocks, const int *shapes, const float *eps, const float *const *parameters) {
+static void start(Pass *p, int blocks, const int *shapes, const float *eps, float *const *parameters) {
     p->blocks = blocks;
     p->n_memory = 0;
     size_t most = 0;
@@ -217,10 +220,15 @@ static void start(Pass *p, int blocks, const int *shapes, const float *eps, cons
             p->to[l][m] = m * b->out;
             p->at[l][m] = ((i * b->rim + row) * b->rim + column) * b->out;
         }
+        p->turned[l] = zeroed(p, (size_t)9 * b->in * b->out);
+        p->normalized[l] = zeroed(p, (size_t)CHUNK * n * b->out), p->scales[l] = zeroed(p, CHUNK * b->groups);
+        p->sizes[4 * l] = 9 * b->in * b->out;
+        for (int k = 1; k < 4; k++) p->sizes[4 * l + k] = b->out;
+        p->features = n * b->out; /* of the last one */
         const size_t here = (size_t)CHUNK * b->rim * b->rim * b->out; /* the largest of what there is between blocks */
         most = here > most ? here : most;
     }
-    p->rimmed = zeroed(p, most), p->gradient = zeroed(p, most), p->result = zeroed(p, most);
+    p->rimmed = zeroed(p, most), p->gradient = zeroed(p, most);
     p->zeros = zeroed(p, CHANNELS);
 }
 
@@ -244,48 +252,30 @@ static void take(Pass *p, const float *images, long apart, int n) {
                    b->side * sizeof(float));
 }
 
-/* x [images, copies, side, side], with these strides -> features [images, copies, out, half, half] of the last block.
-normalized, scales: what `backward` needs, or NULL; of each block, [copies, images, pixels, out] and
-[copies, images, groups]. */
-void forward(int blocks, const int *shapes, const float *eps, const float *const *parameters, int copies, int images,
-             const float *x, long image_stride, long copy_stride, float *const *normalized, float *const *scales,
-             float *features) {
-    Pass p;
-    start(&p, blocks, shapes, eps, parameters);
-    const Block *last = p.block + blocks - 1;
-    const int n_last = last->half * last->half, n_features = last->out * n_last;
-    float unused[CHUNK * CHANNELS];
-    for (int s = 0; s < copies; s++, next_copy(&p))
-        for (int i = 0; i < images; i += CHUNK) {
-            const int n = images - i < CHUNK ? images - i : CHUNK;
-            take(&p, x + i * image_stride + s * copy_stride, image_stride, n);
-            for (int l = 0; l < blocks; l++) {
-                const Block *b = p.block + l;
-                const int pixels = b->half * b->half, row = b->wide * b->in, row_of_taps = b->in * b->out;
-                const float *w = b->weight;
-                const Runs runs = {3, 3 * b->in, {0, row, 2 * row}, {w, w + 3 * row_of_taps, w + 6 * row_of_taps}};
-                const long place = (long)s * images + i;
-                float *result = normalized ? normalized[l] + place * pixels * b->out : p.result;
-                float *scale = scales ? scales[l] + place * b->groups : unused;
-                multiply(p.image[l], p.from[l], n * pixels, &runs, b->out, b->bias, result, p.to[l]);
-                for (int k = 0; k < n; k++) {
-                    float *one = result + k * pixels * b->out;
-                    normalize(b, one, scale + k * b->groups);
-                    if (l + 1 < blocks) {
-                        const int wide = b[1].wide;
-                        activate(b, one, p.image[l + 1] + k * wide * wide * b->out, wide);
-                    } else {
-                        float *to = features + ((long)(i + k) * copies + s) * n_features;
-                        for (int m = 0; m < n_last; m++)
-                            for (int c = 0; c < b->out; c++) {
-                                float y = b->gain[c] * one[m * b->out + c] + b->shift[c];
-                                to[c * n_last + m] = y > 0 ? y : 0;
-                            }
-                    }
-                }
+/* What `take` took -> features [n, out, half, half] of the last block, `apart` floats from one image to the next.
+normalized [n, pixels, out] and scales [n, groups]: of each block, for `backward_of`. */
+static void forward_of(Pass *p, int n, float *const *normalized, float *const *scales, float *features, long apart) {
+    for (int l = 0; l < p->blocks; l++) {
+        const Block *b = p->block + l;
+        const int pixels = b->half * b->half, row = b->wide * b->in, row_of_taps = b->in * b->out;
+        const float *w = b->weight;
+        const Runs runs = {3, 3 * b->in, {0, row, 2 * row}, {w, w + 3 * row_of_taps, w + 6 * row_of_taps}};
+        multiply(p->image[l], p->from[l], n * pixels, &runs, b->out, b->bias, normalized[l], p->to[l]);
+        for (int k = 0; k < n; k++) {
+            float *one = normalized[l] + k * pixels * b->out;
+            normalize(b, one, scales[l] + k * b->groups);
+            if (l + 1 < p->blocks) {
+                const int wide = b[1].wide;
+                activate(b, one, p->image[l + 1] + k * wide * wide * b->out, wide);
+                continue;
             }
+            for (int m = 0; m < pixels; m++)
+                for (int c = 0; c < b->out; c++) {
+                    float y = b->gain[c] * one[m * b->out + c] + b->shift[c];
+                    features[k * apart + c * pixels + m] = y > 0 ? y : 0;
+                }
         }
-    end(&p);
+    }
 }
 
 /* from [rows, columns] -> to [columns, rows]; both multiples of 8, in squares that stay in registers. */
@@ -319,57 +309,220 @@ static void input_gradient(Pass *p, const Block *b, const float *turned, int n) 
         }
 }
 
-/* gradients: in the order of `parameters`, of the sum of features * d_features. */
-void backward(int blocks, const int *shapes, const float *eps, const float *const *parameters, int copies, int images,
-              const float *x, long image_stride, long copy_stride, const float *const *normalized,
-              const float *const *scales, const float *d_features, float *const *gradients) {
+/* What the way back needs of the current copy's weights. */
+static void turn_weights(Pass *p) {
+    for (int l = 1; l < p->blocks; l++) {
+        const Block *b = p->block + l;
+        for (int tap = 0; tap < 9; tap++)
+            turn(b->weight + tap * b->in * b->out, b->in, b->out, p->turned[l] + tap * b->in * b->out);
+    }
+}
+
+/* The gradients d of the current copy, in the order of parameters, from those of its features; added to what is there,
+if `add`. Every block's input is in `image`, as `forward_of` left it there. */
+static void backward_of(Pass *p, int n, float *const *normalized, float *const *scales, const float *d_features,
+                        long apart, float *const *d, int add) {
+    const Block *last = p->block + p->blocks - 1;
+    const int n_last = last->half * last->half;
+    for (int k = 0; k < n; k++)
+        for (int m = 0; m < n_last; m++)
+            for (int c = 0; c < last->out; c++)
+                p->gradient[(k * n_last + m) * last->out + c] = d_features[k * apart + c * n_last + m];
+    for (int l = p->blocks - 1; l >= 0; l--) {
+        const Block *b = p->block + l;
+        const int pixels = b->half * b->half, rimmed = b->rim * b->rim * b->out;
+        float *const *of_block = d + 4 * l;
+        for (int k = 1; !add && k < 4; k++) memset(of_block[k], 0, b->out * sizeof(float));
+        memset(p->rimmed, 0, (size_t)n * rimmed * sizeof(float));
+        for (int k = 0; k < n; k++)
+            normalize_backward(b, normalized[l] + k * pixels * b->out, scales[l] + k * b->groups,
+                               p->gradient + k * pixels * b->out, p->rimmed + k * rimmed, of_block[2], of_block[3],
+                               of_block[1]);
+        const int at_once = NEAR / pixels > 1 ? NEAR / pixels : 1;
+        for (int k = 0; k < n; k += at_once)
+            for (int tap = 0; tap < 3; tap++)
+                outer(p->image[l] + tap * b->wide * b->in, p->from[l] + k * pixels, p->rimmed, p->at[l] + k * pixels,
+                      (n - k < at_once ? n - k : at_once) * pixels, 3 * b->in, b->out,
+                      of_block[0] + 3 * tap * b->in * b->out, add || k);
+        if (l) input_gradient(p, b, p->turned[l], n);
+    }
+}
+
+/* Where things of each block begin that are kept for [copies, images]: of the images from number `place` on. */
+static void places(const Pass *p, float *const *normalized, float *const *scales, long place, float **its_normalized,
+                   float **its_scales) {
+    for (int l = 0; l < p->blocks; l++) {
+        const Block *b = p->block + l;
+        its_normalized[l] = normalized[l] + place * b->half * b->half * b->out;
+        its_scales[l] = scales[l] + place * b->groups;
+    }
+}
+
+/* x [images, copies, side, side], with these strides -> features [images, copies, out, half, half] of the last block.
+normalized, scales: what `backward` needs, or NULL; of each block, [copies, images, pixels, out] and
+[copies, images, groups]. */
+void forward(int blocks, const int *shapes, const float *eps, float *const *parameters, int copies, int images,
+             const float *x, long image_stride, long copy_stride, float *const *normalized, float *const *scales,
+             float *features) {
     Pass p;
     start(&p, blocks, shapes, eps, parameters);
-    const Block *last = p.block + blocks - 1;
-    const int n_last = last->half * last->half, n_features = last->out * n_last;
-    float *turned[BLOCKS]; /* weights [tap, out, in] */
-    for (int l = 1; l < blocks; l++) turned[l] = zeroed(&p, (size_t)9 * p.block[l].in * p.block[l].out);
-    for (int s = 0; s < copies; s++, next_copy(&p)) {
-        for (int l = 0; l < blocks; l++) {
-            const Block *b = p.block + l;
-            for (int k = 1; k < 4; k++) memset(gradients[4 * l + k] + s * b->out, 0, b->out * sizeof(float));
-            for (int tap = 0; l && tap < 9; tap++)
-                turn(b->weight + tap * b->in * b->out, b->in, b->out, turned[l] + tap * b->in * b->out);
-        }
+    float *of_chunk[BLOCKS], *scales_of_chunk[BLOCKS];
+    for (int s = 0; s < copies; s++, next_copy(&p))
         for (int i = 0; i < images; i += CHUNK) {
             const int n = images - i < CHUNK ? images - i : CHUNK;
-            const long place = (long)s * images + i;
             take(&p, x + i * image_stride + s * copy_stride, image_stride, n);
+            if (normalized) places(&p, normalized, scales, (long)s * images + i, of_chunk, scales_of_chunk);
+            forward_of(&p, n, normalized ? of_chunk : p.normalized, normalized ? scales_of_chunk : p.scales,
+                       features + ((long)i * copies + s) * p.features, (long)copies * p.features);
+        }
+    end(&p);
+}
+
+/* gradients: in the order of `parameters`, of the sum of features * d_features. */
+void backward(int blocks, const int *shapes, const float *eps, float *const *parameters, int copies, int images,
+              const float *x, long image_stride, long copy_stride, float *const *normalized, float *const *scales,
+              const float *d_features, float *const *gradients) {
+    Pass p;
+    start(&p, blocks, shapes, eps, parameters);
+    float *of_chunk[BLOCKS], *scales_of_chunk[BLOCKS], *d[4 * BLOCKS];
+    for (int k = 0; k < 4 * blocks; k++) d[k] = gradients[k];
+    for (int s = 0; s < copies; s++, next_copy(&p)) {
+        turn_weights(&p);
+        for (int i = 0; i < images; i += CHUNK) {
+            const int n = images - i < CHUNK ? images - i : CHUNK;
+            take(&p, x + i * image_stride + s * copy_stride, image_stride, n);
+            places(&p, normalized, scales, (long)s * images + i, of_chunk, scales_of_chunk);
             for (int l = 0; l + 1 < blocks; l++) { /* what came in, once more: cheaper than kept */
                 const Block *b = p.block + l;
-                const int size = b->half * b->half * b->out, wide = b[1].wide;
                 for (int k = 0; k < n; k++)
-                    activate(b, normalized[l] + (place + k) * size, p.image[l + 1] + k * wide * wide * b->out, wide);
+                    activate(b, of_chunk[l] + k * b->half * b->half * b->out,
+                             p.image[l + 1] + k * b[1].wide * b[1].wide * b->out, b[1].wide);
             }
-            for (int k = 0; k < n; k++)
-                for (int m = 0; m < n_last; m++)
-                    for (int c = 0; c < last->out; c++)
-                        p.gradient[(k * n_last + m) * last->out + c] =
-                            d_features[((long)(i + k) * copies + s) * n_features + c * n_last + m];
-            for (int l = blocks - 1; l >= 0; l--) {
-                const Block *b = p.block + l;
-                const int pixels = b->half * b->half, rimmed = b->rim * b->rim * b->out;
-                float *const *d = gradients + 4 * l;
-                memset(p.rimmed, 0, (size_t)n * rimmed * sizeof(float));
-                for (int k = 0; k < n; k++)
-                    normalize_backward(b, normalized[l] + (place + k) * pixels * b->out,
-                                       scales[l] + (place + k) * b->groups, p.gradient + k * pixels * b->out,
-                                       p.rimmed + k * rimmed, d[2] + s * b->out, d[3] + s * b->out, d[1] + s * b->out);
-                const int at_once = NEAR / pixels > 1 ? NEAR / pixels : 1;
-                for (int k = 0; k < n; k += at_once)
-                    for (int tap = 0; tap < 3; tap++)
-                        outer(p.image[l] + tap * b->wide * b->in, p.from[l] + k * pixels, p.rimmed,
-                              p.at[l] + k * pixels, (n - k < at_once ? n - k : at_once) * pixels, 3 * b->in, b->out,
-                              d[0] + ((long)s * 9 + 3 * tap) * b->in * b->out, i + k > 0);
-                if (l) input_gradient(&p, b, turned[l], n);
+            backward_of(&p, n, of_chunk, scales_of_chunk, d_features + ((long)i * copies + s) * p.features,
+                        (long)copies * p.features, d, i > 0);
+        }
+        for (int k = 0; k < 4 * blocks; k++) d[k] += p.sizes[k];
+    }
+    end(&p);
+}
+
+/* How an optimizer steps, as torch defines it: descent, with momentum if there is a place for it, or Adam. */
+typedef struct {
+    int adam, decoupled; /* weight decay: of the parameters themselves, or in the gradient */
+    long steps;          /* made before */
+    double rate, first, second, eps, decay;
+} Rule;
+
+/* p <- lerp(p, after, g), where `after` is the rule's step number t; g = 1 without a guide. */
+INLINE void update_by(const Rule *r, long t, long n, float *restrict p, const float *restrict d, float *restrict first,
+                      float *restrict second, const float *restrict guide, const int adam, const int momentum,
+                      const int guided) {
+    const float rate = adam ? r->rate / (1 - pow(r->first, t)) : r->rate, root = sqrt(1 - pow(r->second, t));
+    const float in_gradient = r->decoupled ? 0 : r->decay, kept = r->decoupled ? 1 - r->rate * r->decay : 1;
+    const float old = r->first, new = 1 - r->first, old_square = r->second, new_square = 1 - r->second, eps = r->eps;
+    for (long i = 0; i < n; i++) {
+        float g = d[i] + in_gradient * p[i], after;
+        if (adam) {
+            first[i] += (g - first[i]) * new;
+            second[i] = second[i] * old_square + g * g * new_square;
+            after = p[i] * kept - rate * first[i] / (sqrtf(second[i]) / root + eps);
+        } else {
+            if (momentum) g = first[i] = first[i] * old + g;
+            after = p[i] - rate * g;
+        }
+        if (guided) {
+            const float way = after - p[i], share = guide[i];
+            after = share < 0.5f ? p[i] + share * way : after - way * (1 - share); /* exact at both ends */
+        }
+        p[i] = after;
+    }
+}
+
+static void update(const Rule *r, long t, long n, float *p, const float *d, float *first, float *second,
+                   const float *guide) {
+    if (r->adam && guide)
+        update_by(r, t, n, p, d, first, second, guide, 1, 0, 1);
+    else if (r->adam)
+        update_by(r, t, n, p, d, first, second, guide, 1, 0, 0);
+    else if (first && guide)
+        update_by(r, t, n, p, d, first, second, guide, 0, 1, 1);
+    else if (first)
+        update_by(r, t, n, p, d, first, second, guide, 0, 1, 0);
+    else if (guide)
+        update_by(r, t, n, p, d, first, second, guide, 0, 0, 1);
+    else
+        update_by(r, t, n, p, d, first, second, guide, 0, 0, 0);
+}
+
+static float dot(const float *a, const float *b, int n) {
+    vector sum = {0};
+    for (int i = 0; i < n; i += WIDTH) sum += *(const vector *)(a + i) * *(const vector *)(b + i);
+    float all = 0;
+    for (int i = 0; i < WIDTH; i++) all += sum[i];
+    return all;
+}
+
+/* The head [ways, features] and its bias: from features to their gradient, in place, for the mean cross-entropy over
+`images`; adds to the gradients of both. */
+static void head_of(int n, int images, int ways, int features, const float *weight, const float *bias, float *x,
+                    const long *labels, long label_stride, float *d_weight, float *d_bias) {
+    float logits[ways], d_x[features];
+    for (int k = 0; k < n; k++, x += features, labels += label_stride) {
+        float most = -INFINITY, sum = 0;
+        for (int j = 0; j < ways; j++) {
+            logits[j] = bias[j] + dot(weight + j * features, x, features);
+            most = logits[j] > most ? logits[j] : most;
+        }
+        for (int j = 0; j < ways; j++) sum += logits[j] = expf(logits[j] - most);
+        memset(d_x, 0, sizeof d_x);
+        for (int j = 0; j < ways; j++) {
+            const float d = (logits[j] / sum - (j == *labels)) / images;
+            d_bias[j] += d;
+            for (int f = 0; f < features; f++) {
+                d_weight[j * features + f] += d * x[f];
+                d_x[f] += d * weight[j * features + f];
             }
         }
+        memcpy(x, d_x, sizeof d_x);
     }
+}
+
+/* All steps of training on all images at once, of one copy after the other: while a copy learns, it stays in the cache.
+parameters: those of the blocks, then weight [copies, ways, features] and bias of the head; they change in place.
+labels [images, copies], with these strides. first, second: what the rule keeps for each parameter, or NULL for all.
+guide: of each parameter, or NULL where g = 1. */
+void fit(int blocks, const int *shapes, const float *eps, float *const *parameters, int copies, int images,
+         const float *x, long image_stride, long copy_stride, const long *labels, long label_image_stride,
+         long label_copy_stride, int ways, int steps, const Rule *rule, float *const *first, float *const *second,
+         const float *const *guide) {
+    Pass p;
+    start(&p, blocks, shapes, eps, parameters);
+    const int n_parameters = 4 * blocks + 2;
+    p.sizes[n_parameters - 2] = (long)ways * p.features, p.sizes[n_parameters - 1] = ways;
+    float *d[4 * BLOCKS + 2], *features = zeroed(&p, (size_t)CHUNK * p.features);
+    for (int k = 0; k < n_parameters; k++) d[k] = zeroed(&p, p.sizes[k]);
+    for (int s = 0; s < copies; s++, next_copy(&p))
+        for (int step = 0; step < steps; step++) {
+            turn_weights(&p);
+            float *weight = parameters[n_parameters - 2] + s * p.sizes[n_parameters - 2];
+            float *bias = parameters[n_parameters - 1] + (long)s * ways;
+            memset(d[n_parameters - 2], 0, p.sizes[n_parameters - 2] * sizeof(float));
+            memset(d[n_parameters - 1], 0, ways * sizeof(float));
+            for (int i = 0; i < images; i += CHUNK) {
+                const int n = images - i < CHUNK ? images - i : CHUNK;
+                take(&p, x + i * image_stride + s * copy_stride, image_stride, n);
+                forward_of(&p, n, p.normalized, p.scales, features, p.features);
+                head_of(n, images, ways, p.features, weight, bias, features,
+                        labels + i * label_image_stride + s * label_copy_stride, label_image_stride,
+                        d[n_parameters - 2], d[n_parameters - 1]);
+                backward_of(&p, n, p.normalized, p.scales, features, p.features, d, i > 0);
+            }
+            for (int k = 0; k < n_parameters; k++) {
+                const long at = s * p.sizes[k];
+                update(rule, rule->steps + step + 1, p.sizes[k], parameters[k] + at, d[k], first ? first[k] + at : NULL,
+                       second ? second[k] + at : NULL, guide && guide[k] ? guide[k] + at : NULL);
+            }
+        }
     end(&p);
 }
 

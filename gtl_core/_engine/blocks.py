@@ -84,16 +84,24 @@ class Blocks(nn.Sequential):
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "settings"}  # of this machine
 
+    def trained(self) -> list[Tensor]:
+        """Weight, bias, gain and shift of every block."""
+        layers: list[Any] = [layer for i, layer in enumerate(self) if i % 3 < 2][: 2 * len(self.settings or ())]
+        return [p for layer in layers for p in (layer.weight, layer.bias)]
+
+    def takes(self, input: Tensor) -> bool:
+        """Whether the C code can be given these images."""
+        if self.settings is None or input.requires_grad or input.device.type != "cpu":
+            return False
+        weight = self.trained()[0]
+        square = input.dim() == weight.dim() and input.shape[-1] ** 2 == input.shape[-2:].numel() <= _MOST_PIXELS
+        return square and input.dtype == weight.dtype == torch.float32
+
     def forward(self, input: Tensor) -> Tensor:
-        if self.settings is None:
+        if not self.takes(input):
             return self.by_layers(input)
-        trained: list[Any] = [layer for i, layer in enumerate(self) if i % 3 < 2][: 2 * len(self.settings)]
-        copies = trained[0].weight.dim() == 5
-        square = input.dim() == 4 + copies and input.shape[-1] ** 2 == input.shape[-2:].numel() <= _MOST_PIXELS
-        known = input.dtype == trained[0].weight.dtype == torch.float32 and input.device.type == "cpu"
-        if input.requires_grad or not square or not known:
-            return self.by_layers(input)
-        parameters = [p if copies else p[None] for layer in trained for p in (layer.weight, layer.bias)]
+        parameters, copies = self.trained(), input.dim() == 5
+        parameters = parameters if copies else [p[None] for p in parameters]
         features = _Features.apply(input if copies else input[:, None], self.settings, *parameters)
         return features if copies else features[:, 0]
 
@@ -114,7 +122,7 @@ class _Features(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, settings: Sequence[tuple[int, float]], *parameters: Tensor) -> Tensor:
         ctx.save_for_backward(images, *parameters)
         ctx.settings = settings
-        call = _Call(images, settings, parameters)
+        call = Call(images, settings, parameters)
         if not any(ctx.needs_input_grad[2:]):
             return call.forward(None)
         ctx.call, ctx.kept = call, call.room()
@@ -141,12 +149,12 @@ def _layers(images: Tensor, settings: Sequence[tuple[int, float]], parameters: S
     return x.unflatten(1, (size, -1)).flatten(2)
 
 
-class _Call:
-    """What the C code is told, in either direction."""
+class Call:
+    """What the C code is told of images and parameters, for each of the ways that it can be asked to go."""
 
     def __init__(self, images: Tensor, settings: Sequence[tuple[int, float]], parameters: Sequence[Tensor]) -> None:
-        weights = [in_its_order(p) if i % 4 == 0 else p.contiguous() for i, p in enumerate(parameters)]
-        self.parameters = [p.detach() for p in weights]
+        ordered = [in_its_order(p) if p.dim() == 5 else p.contiguous() for p in parameters]
+        self.parameters = [p.detach() for p in ordered]
         self.images = images if images.stride()[-2:] == (images.shape[-1], 1) else images.contiguous()
         n, size, _, side, _ = images.shape
         self.shapes, self.halves = [], []
@@ -177,6 +185,22 @@ class _Call:
         _library().forward(*self.arguments, *rooms, _Pointer(features.data_ptr()))
         return features
 
+    def fit(
+        self,
+        labels: Tensor,
+        n_way: int,
+        steps: int,
+        rule: ctypes.Structure,
+        first: Sequence[Tensor] | None,
+        second: Sequence[Tensor] | None,
+        guide: Sequence[Tensor | None],
+    ) -> None:
+        """Train in place. The last two of ``parameters`` are a head's; labels [N, S]."""
+        strides = (ctypes.c_long(labels.stride(i)) for i in (0, 1))
+        kept = (None if tensors is None else _pointers(tensors) for tensors in (first, second))
+        training = (_Pointer(labels.data_ptr()), *strides, n_way, steps, ctypes.byref(rule), *kept, _pointers(guide))
+        _library().fit(*self.arguments, *training)
+
     def backward(self, kept: tuple[list[Tensor], list[Tensor]], gradient: Tensor) -> list[Tensor]:
         gradient = gradient.contiguous()
         gradients = [torch.empty_like(p) for p in self.parameters]
@@ -190,5 +214,5 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array:
-    return (_Pointer * len(tensors))(*(t.data_ptr() for t in tensors))
+def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array:
+    return (_Pointer * len(tensors))(*(0 if t is None else t.data_ptr() for t in tensors))

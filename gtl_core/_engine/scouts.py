@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn, optim
 from torch.nn.functional import cross_entropy
 
-from gtl_core._engine.stacked import stack
+from gtl_core._engine.stacked import stack, stacked_cross_entropy
 from gtl_core.training import Recipe
 
 Task = tuple[Tensor, Tensor]
@@ -65,12 +65,11 @@ def together(model: nn.Module, recipe: Recipe, tasks: Sequence[Task]) -> Scouts:
     counts_all = recipe.loss is cross_entropy and not labels.is_floating_point() and bool((labels >= 0).all())
 
     def summed_loss(outputs: Tensor, labels: Tensor) -> Tensor:  # every copy gets the gradient that it would have alone
-        if counts_all:  # a mean over examples that weigh the same: at once
-            return len(tasks) * cross_entropy(outputs.flatten(0, 1), labels.flatten(0, 1))
         return reduce(add, (recipe.loss(outputs[:, s], labels[:, s]) for s in range(len(tasks))))
 
     network = stack([model] * len(tasks))
-    recipe.fit(network, inputs, labels, recipe.make(network.parameters(), fused=True), summed_loss)
+    loss = stacked_cross_entropy if counts_all else summed_loss
+    recipe.fit(network, inputs, labels, recipe.make(network.parameters(), fused=True), loss)
     return [{n: p.detach()[s] for n, p in network.named_parameters() if p.requires_grad} for s in range(len(tasks))]
 
 

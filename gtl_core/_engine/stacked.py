@@ -13,7 +13,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, group_norm, max_pool2d
+from torch.optim import Optimizer
 
+from gtl_core._engine.at_once import all_steps
 from gtl_core._engine.blocks import Blocks, fits, in_its_order
 from gtl_core.guide import Guide
 
@@ -47,6 +49,10 @@ class Stacked(nn.Sequential):
             x = _side_by_side(x)
         y = super().forward(x)
         return y.unflatten(1, (self.size, -1)) if y.dim() > 3 else y
+
+    def all_steps(self, inputs: Tensor, labels: Tensor, optimizer: Optimizer, steps: int, loss: object) -> bool:
+        """As `gtl_core._engine.at_once.all_steps`, if this is the loss that it knows."""
+        return loss is stacked_cross_entropy and all_steps(self, inputs, labels, optimizer, steps)
 
 
 class StackedBlocks(Blocks):
