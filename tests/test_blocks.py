@@ -95,6 +95,16 @@ def test_other_layers_are_computed_as_they_are(change):
 
 
 @needs_c
+def test_what_is_not_a_number_does_not_become_one():
+    """A training that diverged is to be seen."""
+    one = body(16)
+    with torch.no_grad():
+        one[3].weight[0, 0, 0, 0] = float("nan")
+    features, *found = gradients(one, torch.rand(2, 1, 28, 28), torch.ones(2, 64))
+    assert features.isnan().all() and all(g.isnan().any() for g in found)
+
+
+@needs_c
 def test_gradients_can_be_differentiated():
     """The derivative of a squared gradient, which goes through torch's layers."""
     one, images = body(8, 2), torch.rand(3, 1, 8, 8, generator=rng(1))

@@ -138,7 +138,7 @@ static void normalize(const Block *b, float *restrict x, float *restrict scale) 
         for (int k = 0; k < c; k++) x[m * c + k] = (x[m * c + k] - mean[k]) * factor[k];
 }
 
-/* ReLU of gain * x + shift, to where the next block takes its image from. */
+/* ReLU of gain * x + shift, to where the next block takes its image from; what is not a number stays none. */
 static void activate(const Block *b, const float *restrict x, float *restrict next, int wide) {
     const float *gain = b->gain, *shift = b->shift;
     for (int row = 0; row < b->half; row++)
@@ -146,7 +146,7 @@ static void activate(const Block *b, const float *restrict x, float *restrict ne
             float *to = next + ((row + 1) * wide + column + 1) * b->out;
             for (int k = 0; k < b->out; k++) {
                 float y = gain[k] * x[k] + shift[k];
-                to[k] = y > 0 ? y : 0;
+                to[k] = y < 0 ? 0 : y;
             }
         }
 }
@@ -162,7 +162,7 @@ static void normalize_backward(const Block *b, const float *restrict x, const fl
     memset(sum, 0, sizeof sum), memset(product, 0, sizeof product), memset(bias, 0, sizeof bias);
     for (int m = 0; m < n; m++)
         for (int k = 0; k < c; k++) {
-            float passed = gain[k] * x[m * c + k] + shift[k] > 0 ? d[m * c + k] : 0;
+            float passed = gain[k] * x[m * c + k] + shift[k] <= 0 ? 0 : d[m * c + k];
             d[m * c + k] = passed;
             sum[k] += passed;
             product[k] += passed * x[m * c + k];
@@ -272,7 +272,7 @@ static void forward_of(Pass *p, int n, float *const *normalized, float *const *s
             for (int m = 0; m < pixels; m++)
                 for (int c = 0; c < b->out; c++) {
                     float y = b->gain[c] * one[m * b->out + c] + b->shift[c];
-                    features[k * apart + c * pixels + m] = y > 0 ? y : 0;
+                    features[k * apart + c * pixels + m] = y < 0 ? 0 : y;
                 }
         }
     }
