@@ -157,6 +157,18 @@ def test_whatever_else_there_is_to_a_training_is_left_to_torch(change):
 
 
 @needs_c
+def test_guides_that_stop_a_whole_tensor_or_scale_gradients_are_left_to_torch():
+    network, guide = start(2)
+    images, labels = examples(3, 2)
+    stopped = Guide({**guide, "head.bias": torch.zeros_like(guide["head.bias"])})
+    for it, on in ((stopped, "step"), (guide, "gradient")):
+        guided = Guided(RULES["descent"](network.parameters()), network, it, on=on)
+        assert guided.shares() is None and not all_steps(network, images, labels, guided, 1)
+    guided = Guided(RULES["descent"](network.parameters()), network, guide)
+    assert {*guided.shares()} == {*network.parameters()} and all_steps(network, images, labels, guided, 1)
+
+
+@needs_c
 def test_wrong_labels_are_left_to_torch_which_complains():
     network, _ = start(2)
     images, labels = examples(3, 2)

@@ -31,7 +31,9 @@ def compiled() -> ctypes.CDLL | None:
     """
     if os.environ.get("GTL_ENGINE") == "torch":
         return None
-    spec = importlib.util.find_spec(f"{__package__}._blocks_{torch.backends.cpu.get_cpu_capability().lower()}")
+    levels = (torch.backends.cpu.get_cpu_capability().lower(), "default")
+    found = (importlib.util.find_spec(f"{__package__}._blocks_{level}") for level in levels)
+    spec = next(filter(None, found), None)
     if spec is None or spec.origin is None:
         return None
     library = ctypes.CDLL(spec.origin)
