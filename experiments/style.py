@@ -107,8 +107,10 @@ def _powers_in_full(axis: Axis) -> None:
 def headline(figure: Figure, message: str, note: str) -> None:
     """Say on top, in bold, what the figure shows, and below what it is of: n, and what bars and bands are.
 
-    The message is also the text for those who do not see the figure.
+    The message is also the text for those who do not see the figure. ValueError if it has one already.
     """
+    if figure.get_label():
+        raise ValueError(f"the figure has a headline: {figure.get_label()}")
     figure.set_label(message)
     message, note = (text.replace(" %", "\N{NO-BREAK SPACE}%") for text in (message, note))
     title, small = (textwrap.wrap(text, n, break_on_hyphens=False) for text, n in ((message, 96), (note, 125)))

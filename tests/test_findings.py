@@ -20,12 +20,16 @@ def test_01_one_shot():
     pretrained = ours.loc["pretrained"]
     for one in ("guided", "guided_tensor"):
         probe = pretrained.xs(f"{one} - frozen", level="comparison")
-        assert (probe["low"] <= 0).all() and (probe.xs("random", level="head")["high"] < 0).all()
+        assert (probe["low"] <= 0).all() and (probe.loc["first"]["high"] < 0).all()
     assert (pretrained.loc["same"].xs("guided - plain", level="comparison")["mean"] < 0).all()
     assert (pretrained.loc["first"].xs("guided - plain", level="comparison")["low"] <= 0).all()
     assert (ours.loc["random"].xs("guided - scratch", level="comparison")["high"] < 0).all()
+    every = one_shot.verdicts(frame).set_index(["optimizer", "scouts", "tuned_on", "head", "comparison"]).sort_index()
+    for scouts in ("sgd", "adam"):
+        by_adam = every.loc[("adam", scouts, "first", "random")]
+        assert by_adam.loc["guided - plain", "low"] > 0 and by_adam.loc["guided - frozen", "high"] < 0
     fewer = one_shot.saturation(frame).set_index(["tuned_on", "what", "number"]).loc["first"]
-    assert fewer.loc[("n_scouts", 8), "mean"] > -0.04
+    assert fewer.loc[("n_scouts", 16), "low"] < 0 < fewer.loc[("n_scouts", 16), "high"]
     assert fewer.loc[("scout_n_shot", 1), "mean"] > -0.04
 
 

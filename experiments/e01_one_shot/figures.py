@@ -155,7 +155,6 @@ def one_shot_optimizers(frame: pd.DataFrame) -> Figure:
         said = tally(every["side"], "pairs of head and optimizers")
         message = f"Guided minus plain fine-tuning by the same optimizer: {said}"
         headline(figure, message, f"{every['task'].iloc[0]}, pretrained, each at its own best rate. {_note(every)}")
-        headline(figure, message, f"{every['task'].iloc[0]}, pretrained, each at its own best rate. {_note(every)}")
     return figure
 
 
@@ -181,14 +180,22 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
                 axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%d"))
                 axis.set(xlabel=label, ylabel="accuracy (%)", title=title)
                 axis.label_outer()
-        enough = table[(table["tuned_on"] == "first") & (table["side"] != "below")].groupby("what")["number"]
-        message = "; ".join(f"{at.min()} {SATURATION[what]} do as well as {at.max()}" for what, at in enough)
+        at_best = table[table["tuned_on"] == "first"].groupby("what", sort=False)
+        message = "; ".join(_enough(rows, SATURATION[what]) for what, rows in at_best).capitalize()
         headline(
             figure,
             message,
             f"{table['n'].iloc[0]}; bands: 95 % intervals; a network guide, at its best rate above, at plain's below.",
         )
     return figure
+
+
+def _enough(rows: pd.DataFrame, label: str) -> str:
+    """From which number on none is below the largest."""
+    rows = rows.sort_values("number")
+    too_few = rows.loc[rows["side"] == "below", "number"].max()
+    enough = rows.loc[~(rows["number"] <= too_few), "number"]
+    return f"{label}: from {enough.min()} on as good as {enough.max()}"
 
 
 def one_shot_rates(frame: pd.DataFrame) -> Figure:
