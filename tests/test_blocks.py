@@ -95,6 +95,18 @@ def test_other_layers_are_computed_as_they_are(change):
 
 
 @needs_c
+def test_hooks_on_a_layer_are_called():
+    one, heard = body(16), []
+    images = torch.rand(2, 1, 28, 28)
+    in_one_pass = one(images)
+    handle = one[3].register_forward_hook(lambda *_: heard.append(1))
+    torch.testing.assert_close(one(images), in_one_pass)
+    handle.remove()
+    one(images)
+    assert heard == [1]
+
+
+@needs_c
 def test_what_is_not_a_number_does_not_become_one():
     """A training that diverged is to be seen."""
     one = body(16)

@@ -14,7 +14,7 @@ import torch
 import torch.optim.optimizer as registry
 from torch import Tensor, nn, optim
 
-from gtl_core._engine.blocks import Blocks, Call
+from gtl_core._engine.blocks import Blocks, Call, hooked
 from gtl_core.guided import Guided
 
 Kept = list[Any] | None  # what an optimizer keeps, one tensor for each parameter
@@ -60,8 +60,7 @@ def all_steps(network: nn.Module, inputs: Tensor, labels: Tensor, optimizer: opt
 
 
 def _as_expected(network: nn.Module, parameters: Sequence[Tensor], labels: Tensor, n_way: int) -> bool:
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(getattr(module, name) for module in network.modules() for name in hooks):
+    if hooked(network):
         return False
     if any(p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None) for p in parameters):
         return False

@@ -93,7 +93,7 @@ class Blocks(nn.Sequential):
 
     def takes(self, input: Tensor) -> bool:
         """Whether the C code can be given these images."""
-        if self.settings is None or input.requires_grad or input.device.type != "cpu":
+        if self.settings is None or input.requires_grad or input.device.type != "cpu" or hooked(self):
             return False
         weight = self.trained()[0]
         square = input.dim() == weight.dim() and input.shape[-1] ** 2 == input.shape[-2:].numel() <= _MOST_PIXELS
@@ -110,6 +110,12 @@ class Blocks(nn.Sequential):
     def by_layers(self, input: Tensor) -> Tensor:
         """One layer after the other, by torch."""
         return super().forward(input)
+
+
+def hooked(network: nn.Module) -> bool:
+    """Whether someone listens to a layer, which would not be heard in one pass."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name) for module in network.modules() for name in hooks)
 
 
 def _strides_by_two(layer: Any) -> bool:
