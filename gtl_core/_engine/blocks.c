@@ -465,7 +465,7 @@ static float dot(const float *a, const float *b, int n) {
 /* The head [ways, features] and its bias: from features to their gradient, in place, for the mean cross-entropy over
 `images`; adds to the gradients of both. */
 static void head_of(int n, int images, int ways, int features, const float *weight, const float *bias, float *x,
-                    const long *labels, long label_stride, float *d_weight, float *d_bias) {
+                    const long long *labels, long label_stride, float *d_weight, float *d_bias) {
     float logits[ways], d_x[features];
     for (int k = 0; k < n; k++, x += features, labels += label_stride) {
         float most = -INFINITY, sum = 0;
@@ -492,7 +492,7 @@ parameters: those of the blocks, then weight [copies, ways, features] and bias o
 labels [images, copies], with these strides. first, second: what the rule keeps for each parameter, or NULL for all.
 guide: of each parameter, or NULL where g = 1. */
 void fit(int blocks, const int *shapes, const float *eps, float *const *parameters, int copies, int images,
-         const float *x, long image_stride, long copy_stride, const long *labels, long label_image_stride,
+         const float *x, long image_stride, long copy_stride, const long long *labels, long label_image_stride,
          long label_copy_stride, int ways, int steps, const Rule *rule, float *const *first, float *const *second,
          const float *const *guide) {
     Pass p;
