@@ -1,4 +1,4 @@
-/* Forward and backward pass of many copies of a small convolutional body, each on images of its own; and their training.
+/* Forward and backward pass of many copies of a small convolutional body, each on its own images; and their training.
 
 A body is a sequence of blocks; a block is a 3x3 convolution of stride 2 and padding 1 with bias, GroupNorm with gain
 and shift, and ReLU. Images are square and have one channel. What makes it fast where a general library is not: one copy
