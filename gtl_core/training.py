@@ -31,16 +31,17 @@ def fit(
     """Minimise the mean loss of ``model`` on labelled examples, in place.
 
     inputs [N, ...], labels [N]; batch_size: None takes all N examples in every step, otherwise ``generator`` shuffles
-    them anew in every epoch; augment: applied to the inputs of every batch. Raises ValueError if there are no examples.
+    them anew in every epoch; augment: applied to the inputs of every batch, if given.
+    Raises ValueError if there are no examples.
     """
     if len(inputs) == 0:
         raise ValueError("a task without examples cannot be trained on: inputs is empty")
     model.train()
-    all_steps = (
-        getattr(model, "all_steps", None) if batch_size is None and augment is None else None
-    )  # of a stacked one
+    whole = batch_size is None and augment is None
+    all_steps = getattr(model, "all_steps", None) if whole else None  # of a stacked network
     for epoch in range(epochs):
-        if all_steps and all_steps(inputs, labels, optimizer, epochs - epoch, loss):
+        # Asked twice: what an optimizer keeps is there after the first step, and nothing that counts changes later.
+        if all_steps and epoch < 2 and all_steps(inputs, labels, optimizer, epochs - epoch, loss):
             return
         order = None if batch_size is None else torch.randperm(len(inputs), generator=generator)
         for batch in [slice(None)] if order is None else order.split(batch_size):

@@ -192,7 +192,6 @@ def one_shot_saturation(frame: pd.DataFrame) -> Figure:
 
 def _enough(rows: pd.DataFrame, label: str) -> str:
     """From which number on none is below the largest."""
-    rows = rows.sort_values("number")
     too_few = rows.loc[rows["side"] == "below", "number"].max()
     enough = rows.loc[~(rows["number"] <= too_few), "number"]
     return f"{label}: from {enough.min()} on as good as {enough.max()}"

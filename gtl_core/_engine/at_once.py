@@ -60,7 +60,7 @@ def all_steps(network: nn.Module, inputs: Tensor, labels: Tensor, optimizer: opt
 
 
 def _as_expected(network: nn.Module, parameters: Sequence[Tensor], labels: Tensor, n_way: int) -> bool:
-    if hooked(network):
+    if any(map(hooked, network.modules())):
         return False
     if any(p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None) for p in parameters):
         return False

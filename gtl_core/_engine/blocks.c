@@ -5,8 +5,8 @@ and shift, and ReLU. Images are square and have one channel. What makes it fast 
 and a few images at a time, so that all of it stays in the cache, and loops that keep their sums in registers.
 
 Order in memory, last index fastest: activations [row, column, channel]; weights [tap, in, out] with the nine taps of a
-3x3 window row by row; images of a copy after each other, and copies after them. Sums run over one channel per lane, so
-the width of the machine's vectors changes no order of summation. */
+3x3 window row by row; images of a copy after each other, and copies after them. Each lane sums for a channel
+of its own, so the width of the machine's vectors changes no order of summation but that of the head (`dot`). */
 
 #include <math.h>
 #include <stdlib.h>
@@ -191,7 +191,7 @@ typedef struct { /* one pass: the blocks of the current copy, its buffers, and w
     Block block[BLOCKS];
     float *image[BLOCKS]; /* what each block takes, with zeros around */
     float *turned[BLOCKS]; /* its weights [tap, out, in] */
-    float *normalized[BLOCKS], *scales[BLOCKS]; /* of a chunk, where nobody else keeps them */
+    float *normalized[BLOCKS], *scales[BLOCKS]; /* of a chunk: in buffers, or where `keep` says */
     float *rimmed, *gradient, *zeros;
     long sizes[4 * BLOCKS + 2], features; /* of a copy's parameters; how many features there are */
     int *from[BLOCKS], *to[BLOCKS], *at[BLOCKS];
@@ -253,17 +253,17 @@ static void take(Pass *p, const float *images, long apart, int n) {
 }
 
 /* What `take` took -> features [n, out, half, half] of the last block, `apart` floats from one image to the next.
-normalized [n, pixels, out] and scales [n, groups]: of each block, for `backward_of`. */
-static void forward_of(Pass *p, int n, float *const *normalized, float *const *scales, float *features, long apart) {
+`backward_of` needs what stays in `normalized` [n, pixels, out] and `scales` [n, groups] of each block. */
+static void forward_of(Pass *p, int n, float *features, long apart) {
     for (int l = 0; l < p->blocks; l++) {
         const Block *b = p->block + l;
         const int pixels = b->half * b->half, row = b->wide * b->in, row_of_taps = b->in * b->out;
         const float *w = b->weight;
         const Runs runs = {3, 3 * b->in, {0, row, 2 * row}, {w, w + 3 * row_of_taps, w + 6 * row_of_taps}};
-        multiply(p->image[l], p->from[l], n * pixels, &runs, b->out, b->bias, normalized[l], p->to[l]);
+        multiply(p->image[l], p->from[l], n * pixels, &runs, b->out, b->bias, p->normalized[l], p->to[l]);
         for (int k = 0; k < n; k++) {
-            float *one = normalized[l] + k * pixels * b->out;
-            normalize(b, one, scales[l] + k * b->groups);
+            float *one = p->normalized[l] + k * pixels * b->out;
+            normalize(b, one, p->scales[l] + k * b->groups);
             if (l + 1 < p->blocks) {
                 const int wide = b[1].wide;
                 activate(b, one, p->image[l + 1] + k * wide * wide * b->out, wide);
@@ -320,8 +320,7 @@ static void turn_weights(Pass *p) {
 
 /* The gradients d of the current copy, in the order of parameters, from those of its features; added to what is there,
 if `add`. Every block's input is in `image`, as `forward_of` left it there. */
-static void backward_of(Pass *p, int n, float *const *normalized, float *const *scales, const float *d_features,
-                        long apart, float *const *d, int add) {
+static void backward_of(Pass *p, int n, const float *d_features, long apart, float *const *d, int add) {
     const Block *last = p->block + p->blocks - 1;
     const int n_last = last->half * last->half;
     for (int k = 0; k < n; k++)
@@ -335,7 +334,7 @@ static void backward_of(Pass *p, int n, float *const *normalized, float *const *
         for (int k = 1; !add && k < 4; k++) memset(of_block[k], 0, b->out * sizeof(float));
         memset(p->rimmed, 0, (size_t)n * rimmed * sizeof(float));
         for (int k = 0; k < n; k++)
-            normalize_backward(b, normalized[l] + k * pixels * b->out, scales[l] + k * b->groups,
+            normalize_backward(b, p->normalized[l] + k * pixels * b->out, p->scales[l] + k * b->groups,
                                p->gradient + k * pixels * b->out, p->rimmed + k * rimmed, of_block[2], of_block[3],
                                of_block[1]);
         const int at_once = NEAR / pixels > 1 ? NEAR / pixels : 1;
@@ -348,13 +347,12 @@ static void backward_of(Pass *p, int n, float *const *normalized, float *const *
     }
 }
 
-/* Where things of each block begin that are kept for [copies, images]: of the images from number `place` on. */
-static void places(const Pass *p, float *const *normalized, float *const *scales, long place, float **its_normalized,
-                   float **its_scales) {
+/* The chunk from number `place` of [copies, images] on has its values in what is kept for all of them. */
+static void keep(Pass *p, float *const *normalized, float *const *scales, long place) {
     for (int l = 0; l < p->blocks; l++) {
         const Block *b = p->block + l;
-        its_normalized[l] = normalized[l] + place * b->half * b->half * b->out;
-        its_scales[l] = scales[l] + place * b->groups;
+        p->normalized[l] = normalized[l] + place * b->half * b->half * b->out;
+        p->scales[l] = scales[l] + place * b->groups;
     }
 }
 
@@ -366,14 +364,12 @@ void forward(int blocks, const int *shapes, const float *eps, float *const *para
              float *features) {
     Pass p;
     start(&p, blocks, shapes, eps, parameters);
-    float *of_chunk[BLOCKS], *scales_of_chunk[BLOCKS];
     for (int s = 0; s < copies; s++, next_copy(&p))
         for (int i = 0; i < images; i += CHUNK) {
             const int n = images - i < CHUNK ? images - i : CHUNK;
             take(&p, x + i * image_stride + s * copy_stride, image_stride, n);
-            if (normalized) places(&p, normalized, scales, (long)s * images + i, of_chunk, scales_of_chunk);
-            forward_of(&p, n, normalized ? of_chunk : p.normalized, normalized ? scales_of_chunk : p.scales,
-                       features + ((long)i * copies + s) * p.features, (long)copies * p.features);
+            if (normalized) keep(&p, normalized, scales, (long)s * images + i);
+            forward_of(&p, n, features + ((long)i * copies + s) * p.features, (long)copies * p.features);
         }
     end(&p);
 }
@@ -384,22 +380,21 @@ void backward(int blocks, const int *shapes, const float *eps, float *const *par
               const float *d_features, float *const *gradients) {
     Pass p;
     start(&p, blocks, shapes, eps, parameters);
-    float *of_chunk[BLOCKS], *scales_of_chunk[BLOCKS], *d[4 * BLOCKS];
+    float *d[4 * BLOCKS];
     for (int k = 0; k < 4 * blocks; k++) d[k] = gradients[k];
     for (int s = 0; s < copies; s++, next_copy(&p)) {
         turn_weights(&p);
         for (int i = 0; i < images; i += CHUNK) {
             const int n = images - i < CHUNK ? images - i : CHUNK;
             take(&p, x + i * image_stride + s * copy_stride, image_stride, n);
-            places(&p, normalized, scales, (long)s * images + i, of_chunk, scales_of_chunk);
+            keep(&p, normalized, scales, (long)s * images + i);
             for (int l = 0; l + 1 < blocks; l++) { /* what came in, once more: cheaper than kept */
                 const Block *b = p.block + l;
                 for (int k = 0; k < n; k++)
-                    activate(b, of_chunk[l] + k * b->half * b->half * b->out,
+                    activate(b, p.normalized[l] + k * b->half * b->half * b->out,
                              p.image[l + 1] + k * b[1].wide * b[1].wide * b->out, b[1].wide);
             }
-            backward_of(&p, n, of_chunk, scales_of_chunk, d_features + ((long)i * copies + s) * p.features,
-                        (long)copies * p.features, d, i > 0);
+            backward_of(&p, n, d_features + ((long)i * copies + s) * p.features, (long)copies * p.features, d, i > 0);
         }
         for (int k = 0; k < 4 * blocks; k++) d[k] += p.sizes[k];
     }
@@ -511,11 +506,11 @@ void fit(int blocks, const int *shapes, const float *eps, float *const *paramete
             for (int i = 0; i < images; i += CHUNK) {
                 const int n = images - i < CHUNK ? images - i : CHUNK;
                 take(&p, x + i * image_stride + s * copy_stride, image_stride, n);
-                forward_of(&p, n, p.normalized, p.scales, features, p.features);
+                forward_of(&p, n, features, p.features);
                 head_of(n, images, ways, p.features, weight, bias, features,
                         labels + i * label_image_stride + s * label_copy_stride, label_image_stride,
                         d[n_parameters - 2], d[n_parameters - 1]);
-                backward_of(&p, n, p.normalized, p.scales, features, p.features, d, i > 0);
+                backward_of(&p, n, features, p.features, d, i > 0);
             }
             for (int k = 0; k < n_parameters; k++) {
                 const long at = s * p.sizes[k];

@@ -93,9 +93,12 @@ class Blocks(nn.Sequential):
 
     def takes(self, input: Tensor) -> bool:
         """Whether the C code can be given these images."""
-        if self.settings is None or input.requires_grad or input.device.type != "cpu" or hooked(self):
+        if self.settings is None or input.requires_grad or input.device.type != "cpu":
             return False
-        weight = self.trained()[0]
+        if any(map(hooked, self.modules())):  # in one pass, they would not be heard
+            return False
+        first: Any = self[0]
+        weight = first.weight
         square = input.dim() == weight.dim() and input.shape[-1] ** 2 == input.shape[-2:].numel() <= _MOST_PIXELS
         return square and input.dtype == weight.dtype == torch.float32
 
@@ -112,10 +115,10 @@ class Blocks(nn.Sequential):
         return super().forward(input)
 
 
-def hooked(network: nn.Module) -> bool:
-    """Whether someone listens to a layer, which would not be heard in one pass."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for module in network.modules() for name in hooks)
+def hooked(module: nn.Module) -> bool:
+    """Whether someone listens to this module itself."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
 
 
 def _strides_by_two(layer: Any) -> bool:

@@ -16,7 +16,7 @@ from torch.nn.functional import batch_norm, conv2d, cross_entropy, group_norm, m
 from torch.optim import Optimizer
 
 from gtl_core._engine.at_once import all_steps
-from gtl_core._engine.blocks import Blocks, fits, in_its_order
+from gtl_core._engine.blocks import Blocks, fits, hooked, in_its_order
 from gtl_core.guide import Guide
 
 
@@ -69,7 +69,7 @@ def _side_by_side(images: Tensor) -> Tensor:
 def _stack(models: Sequence[nn.Module]) -> nn.Module:
     first = models[0]
     name = type(first).__name__
-    if any((first._forward_hooks, first._forward_pre_hooks, first._backward_hooks, first._backward_pre_hooks)):
+    if hooked(first):
         raise TypeError(f"cannot stack a {name} with hooks")
     if type(first) in (nn.Sequential, Blocks):
         if len(list(first.named_parameters())) < len(list(first.named_parameters(remove_duplicate=False))):
@@ -109,9 +109,9 @@ def stacked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _in_order(stacked: Tensor) -> Tensor:
     """Weights of convolutions [S, out, in, height, width] lie in memory as what computes them takes them."""
-    if stacked.dim() == 5 and fits(stacked):
-        return in_its_order(stacked)
-    return stacked.movedim(2, 4).contiguous().movedim(4, 2) if stacked.dim() == 5 else stacked
+    if stacked.dim() != 5:
+        return stacked
+    return in_its_order(stacked) if fits(stacked) else stacked.movedim(2, 4).contiguous().movedim(4, 2)
 
 
 def _parameter(copies: list[nn.Parameter]) -> nn.Parameter:
