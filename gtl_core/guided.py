@@ -99,7 +99,7 @@ class Guided(torch.optim.Optimizer):
                 self._frozen.append(p)
             elif not (g == 1).all():
                 self._partial.append(p)
-                self._weights.append(_shard(g.to(p.device), p).to(p.dtype))
+                self._weights.append(_laid_out_as(_local(p), _shard(g.to(p.device), p).to(p.dtype)))
         self._before = [torch.empty_like(_local(p), requires_grad=False) for p in self._partial if self.on == "step"]
         self._without_state = [p for p in self._frozen if not self.state.get(p)]
         self._attached = self._parameters()
@@ -206,6 +206,11 @@ def _sharded(p: Tensor) -> TypeGuard[DTensor]:
 def _local(p: Tensor) -> Tensor:
     """What this process holds of a parameter: all of it, unless it is sharded."""
     return p.to_local().detach() if _sharded(p) else p
+
+
+def _laid_out_as(p: Tensor, g: Tensor) -> Tensor:
+    """The same g, in memory as its parameter, or elementwise steps on many tensors at once would go one by one."""
+    return g if g.stride() == p.stride() else torch.empty_like(p, requires_grad=False).copy_(g)
 
 
 def _shard(g: Tensor, p: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn.functional import batch_norm, conv2d, cross_entropy, group_norm, m
 from torch.optim import Optimizer
 
 from gtl_core._engine.at_once import all_steps
-from gtl_core._engine.blocks import Blocks, fits, hooked, in_its_order
+from gtl_core._engine.blocks import Blocks, hooked, in_its_order
 from gtl_core.guide import Guide
 
 
@@ -58,6 +58,13 @@ class Stacked(nn.Sequential):
 class StackedBlocks(Blocks):
     """`Blocks` of several networks, which take their images apart: [N, S, 1, side, side]."""
 
+    def __init__(self, layers: OrderedDict[str, nn.Module]) -> None:
+        super().__init__(layers)
+        if self.settings is not None:  # what computes with weights says how they lie in memory
+            for layer in layers.values():
+                if isinstance(layer, Conv2d):
+                    layer.weight.data = in_its_order(layer.weight.data)
+
     def by_layers(self, input: Tensor) -> Tensor:
         return super().by_layers(_side_by_side(input) if input.dim() == 5 else input)
 
@@ -95,7 +102,7 @@ def _stack(models: Sequence[nn.Module]) -> nn.Module:
 
 def stack_guide(guide: Guide, size: int) -> Guide:
     """The same guide for each of ``size`` copies."""
-    return Guide({name: _in_order(g.expand(size, *g.shape)) for name, g in guide.items()}, guide.metadata)
+    return Guide({name: g.expand(size, *g.shape) for name, g in guide.items()}, guide.metadata)
 
 
 def stacked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -107,15 +114,11 @@ def stacked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return size * cross_entropy(logits.flatten(0, 1), labels.expand(-1, size).flatten())
 
 
-def _in_order(stacked: Tensor) -> Tensor:
-    """Weights of convolutions [S, out, in, height, width] lie in memory as what computes them takes them."""
-    if stacked.dim() != 5:
-        return stacked
-    return in_its_order(stacked) if fits(stacked) else stacked.movedim(2, 4).contiguous().movedim(4, 2)
-
-
 def _parameter(copies: list[nn.Parameter]) -> nn.Parameter:
-    return nn.Parameter(_in_order(torch.stack(tuple(copies)).detach()), requires_grad=copies[0].requires_grad)
+    stacked = torch.stack(tuple(copies)).detach()
+    if stacked.dim() == 5:  # weights of convolutions [S, out, in, height, width], channels innermost as in images
+        stacked = stacked.movedim(2, 4).contiguous().movedim(4, 2)
+    return nn.Parameter(stacked, requires_grad=copies[0].requires_grad)
 
 
 class _Layer(nn.Module):
