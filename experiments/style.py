@@ -17,6 +17,8 @@ import seaborn as sns
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -66,13 +68,18 @@ def save(figure: Figure, path: Path) -> None:
     for place in (path, path.with_suffix(".svg")):
         with replacing(place) as temporary:
             temporary.write_bytes(_drawn(figure, place.suffix[1:], dpi=150))
+        figure.set_layout_engine("none")  # laid out once: it takes as long as drawing
 
 
 def _drawn(figure: Figure, kind: str, dpi: int) -> bytes:
+    # Not `savefig`, which draws everything once more to find a layout, which drawing does anyway.
     buffer = io.BytesIO()
-    nothing = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}  # no version, no date
     with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=nothing)
+        figure.set_dpi(dpi)
+        if kind == "png":
+            FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # no version, no date
+        else:
+            FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 

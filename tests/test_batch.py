@@ -136,7 +136,7 @@ class Project:
         shutil.copytree(ROOT / "workflow", root / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
         for path, source in PACKAGES.items():
             self.write(path, dedent(source))
-        for name in ("experiments/parameters.py", "experiments/experiment.py", "gtl_core/files.py"):
+        for name in ("experiments/parameters.py", "experiments/experiment.py"):
             shutil.copy(ROOT / name, root / name)
         for stem, name in (("01_alpha", "alpha"), ("02_beta", "beta")):
             sources = [cell.replace("NAME", name).replace("FOLDER", f"e{stem}") for cell in (PARAMETERS, RUN, WRITE)]

@@ -99,10 +99,8 @@ def kernel_manager() -> type:
 
 
 def publish(notebook, output: Path) -> None:
-    """Write the notebook in one go, without what differs between runs or machines (times, ids, paths, warnings)."""
+    """Write the notebook, without what differs between runs or machines (times, ids, paths, warnings)."""
     import nbformat
-
-    from gtl_core.files import replacing  # late: it imports torch, which the kernel's end has left room for
 
     notebook.metadata.pop("papermill", None)
     notebook.metadata.pop("widgets", None)  # they need a kernel, and so do their views below
@@ -120,8 +118,7 @@ def publish(notebook, output: Path) -> None:
     if len(text) > MAX_BYTES:
         raise NotebookError(f"{len(text) // 1000} kB executed, more than {MAX_BYTES // 1000} kB: draw or print less")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(output) as temporary:
-        temporary.write_text(text)
+    output.write_text(text)  # cut short by a kill, it is made again: Snakemake knows which steps came to their end
 
 
 def without_paths(output):
