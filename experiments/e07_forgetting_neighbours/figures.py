@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from experiments.e07_forgetting_neighbours.run import ForgettingNeighboursParameters
 from experiments.experiment import Experiment
@@ -36,6 +36,7 @@ def forgetting_neighbours(frame: pd.DataFrame) -> Figure:
                 curve = curve.sort_values("step")
                 line = {"color": method.colour, "linewidth": 1.6, "label": method.label}
                 right.plot(curve["step"] / curve["step"].min(), 100 * curve["value"], **line)
+            right.xaxis.set_major_locator(MaxNLocator(integer=True))
             right.set(xlabel="examples per class", ylabel="accuracy (%)", title=f"{head} head, on the way")
         others = table[~table["method"].isin(guides(table["method"]))]
         beside = sides(others[others["head"] == heads[0]]) if "side" in others else {}
