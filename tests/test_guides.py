@@ -49,7 +49,7 @@ SMALL = dict(
     dataset="glyphs", seed=0, n_seeds=2, arenas=["none 3-way 1-shot", "inverted 4-way stream"], heads=["zero"],
     optimizers=["sgd", "adam"],
     n_episodes=10, n_tuning_episodes=2, n_streams=3, n_tuning_streams=1, n_rounds=2, n_query=4, epochs=3,
-    first_epochs=3, stream_epochs=1, learning_rates=[0.03, 0.3], channels=4, pretraining_epochs=1, n_scouts=3,
+    first_epochs=3, stream_epochs=1, learning_rates=[0.03, 0.3], channels=8, pretraining_epochs=1, n_scouts=3,
     scout_n_way=3, scout_n_shot=3, scout_n_query=3, scout_epochs=6, scout_learning_rate=0.1, learned_tasks=4,
     results="x", prepared="", workers=1,
 )  # fmt: skip
