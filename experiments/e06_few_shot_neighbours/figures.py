@@ -134,7 +134,7 @@ def _name(axis: Axes, dots: pd.DataFrame) -> None:
     for (_, dot), (x, y) in zip(dots.iterrows(), places, strict=True):
         level = min(y, level - 0.065)
         text = name(dot["zero_point"], dot["method"])
-        line = {"arrowstyle": "-", "color": "#BBBBBB", "linewidth": 0.7, "shrinkB": 3}
+        line = {"arrowstyle": "-", "color": "#BBBBBB", "linewidth": 0.7, "shrinkB": 3, "relpos": (0, 0.5)}
         axis.annotate(
             text,
             (x, y),
