@@ -413,6 +413,8 @@ def test_kill_and_run_again(done, project):
     project.write("hold.alpha", "")
     run = project.start("quick", "--cores", "2")
     pid = int(project.wait_for("results/quick/alpha.json"))
+    if sys.platform == "linux":
+        assert "launch.py" in Path(f"/proc/{pid}/cmdline").read_text(), "a step is forked from the launcher's process"
     code, output = project.launch("quick")
     assert code != 0 and output == "Another run is going on in this checkout; wait for it or stop it.\n"
     run.kill()
@@ -432,6 +434,27 @@ def test_kill_and_run_again(done, project):
     assert project.read("results/quick/figures/alpha_1.png") == "alpha of 0.25,['step of seed 1']"
     for path in ("beta.csv", "figures/beta.png"):
         assert project.read(f"results/quick/{path}") == done.read(f"results/quick/{path}")
+
+
+def test_a_step_runs_what_the_files_say_when_it_begins(project):
+    """Its process was made from what had been imported before: not if that has been edited since."""
+    stems = {"alpha": "e01_alpha", "beta": "e02_beta"}
+    for name in stems:
+        project.write(f"hold.{name}", "")
+    project.configure(threads=1)
+    run = project.start("quick", "--cores", "1")
+    begun = [project.root / f"results/quick/{name}.json" for name in stems]
+    until = time.monotonic() + 30
+    while not any(path.exists() for path in begun):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    other = next(path.stem for path in begun if not path.exists())
+    project.write(f"experiments/{stems[other]}/run.py", "import gtl_core.shared\nSCALE = 7")
+    for name in stems:
+        (project.root / f"hold.{name}").unlink()
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, output
+    assert project.read(f"results/quick/{other}.csv") == "3.5,['step of seed 1']"
 
 
 def alive(pid: int) -> bool:

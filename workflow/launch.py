@@ -12,6 +12,7 @@ import os
 import sys
 
 import common
+import step
 
 
 def main() -> None:
@@ -21,6 +22,7 @@ def main() -> None:
     args, others = parser.parse_known_args()
     if args.cores and not (args.cores == "all" or (args.cores.isdecimal() and int(args.cores))):
         sys.exit(f"--cores {args.cores}: must be a number from 1 on, or all")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, which is imported for all steps at once
     try:
         common.plan(args.profile)
     except ValueError as error:
@@ -33,7 +35,8 @@ def main() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit("Another run is going on in this checkout; wait for it or stop it.")
-        sys.exit(run(args.profile, args.cores, others))
+        with step.ready(lock):
+            sys.exit(run(args.profile, args.cores, others))
 
 
 def run(profile: str, cores: str, others: list[str]) -> int:

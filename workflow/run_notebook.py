@@ -82,15 +82,12 @@ def kernel_manager() -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
-    start = (
-        "from workflow.common import die_with_parent; die_with_parent(); "
-        "from ipykernel.kernelapp import launch_new_instance; launch_new_instance()"
-    )
+    start = [sys.executable, f"{common.ROOT}/workflow/step.py", "ipykernel_launcher", "-f", "{connection_file}"]
 
     class ThisInterpreter(AsyncKernelManager):
         kernel_spec = KernelSpec(
             # Its log would only tell that it was interrupted when it is shut down; errors of cells come as messages.
-            argv=[sys.executable, "-c", start, "-f", "{connection_file}", "--IPKernelApp.log_level=50"],
+            argv=[*start, "--IPKernelApp.log_level=50"],
             display_name="Python 3",
             language="python",
         )
