@@ -106,8 +106,8 @@ def guides(names: Iterable[str]) -> list[str]:
 def ranking(frame: pd.DataFrame, seconds: pd.DataFrame | None = None) -> pd.DataFrame:
     """Every method at the end of the stream, best first for each head, with what it gained on the way and its costs.
 
-    ``guided`` is the guided method that was best on the validation streams; ``difference`` is that one minus the method,
-    paired over the same streams, with its 95 % interval from ``low`` to ``high``.
+    ``guided`` is the guided method that was best on the validation streams; ``difference`` is that one minus the
+    method, paired over the same streams, with its 95 % interval from ``low`` to ``high``.
     """
     key, accuracy, tuning = ["head", "method"], *(frame[frame["metric"] == m] for m in ("accuracy", "validation"))
     first, last = (accuracy[accuracy["step"] == step] for step in (accuracy["step"].min(), accuracy["step"].max()))

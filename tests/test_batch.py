@@ -307,17 +307,16 @@ FOLDERS = sorted(path.name for path in (ROOT / "experiments").glob("e[0-9][0-9]_
 @pytest.fixture(scope="module")
 def used():
     """For every notebook of the real project, the files that it and its figures depend on."""
-    code = """
-import common
-from experiments.catalogue import EXPERIMENTS
-for e in EXPERIMENTS.values():
-    figures = common.uses(*(draw.__module__ for draw in e.figures.values()))
-    print(e.notebook, *common.uses(f"notebooks/{e.notebook}.ipynb"), *figures)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT / "workflow", capture_output=True, text=True, check=True
-    )
-    return {notebook: set(files) for notebook, *files in map(str.split, done.stdout.splitlines())}
+    sys.path.insert(0, str(ROOT / "workflow"))
+    import common
+
+    from experiments.catalogue import EXPERIMENTS
+
+    files = {}
+    for e in EXPERIMENTS.values():
+        figures = common.uses(*(draw.__module__ for draw in e.figures.values()))
+        files[e.notebook] = {*common.uses(f"notebooks/{e.notebook}.ipynb"), *figures}
+    return files
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
