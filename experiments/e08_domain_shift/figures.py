@@ -33,7 +33,8 @@ def domain_shift(frame: pd.DataFrame) -> Figure:
         for line, target in zip(axes, targets, strict=True):
             for axis, task in zip(line, tasks, strict=True):
                 forest(axis, [_ranked(row) for row in rows_where(table, target=target, task=task).itertuples()])
-                axis.set(xlabel="accuracy (%)", title=f"{TARGETS[target]}, {task}")
+                axis.set(xlabel="accuracy (%)")
+                axis.set_title(f"{TARGETS[target]}, {task}", loc="right")  # beside long names, an axis is narrow
         best = table[table["scouts"] == NONE].groupby(["target", "task"], sort=False).first()
         message = f"Guided minus the best without a guide: {tally(best['side'], 'kinds of tasks')}"
         note = (
