@@ -50,9 +50,9 @@ STYLE = {
 class _Figure(Figure):
     # Not pyplot's: a figure is a value, closed by nobody, that a notebook shows when it is a cell's last line.
     def _repr_png_(self) -> tuple[bytes, dict[str, object]]:
-        # Sharp on fine screens, and small, since executed notebooks are committed, too: 64 colours.
+        # Sharp on fine screens, and small, since executed notebooks are committed, too: 128 colours.
         picture, buffer = Image.open(io.BytesIO(_drawn(self, "png", dpi=160))).convert("RGB"), io.BytesIO()
-        picture.quantize(64).save(buffer, "PNG", optimize=True)
+        picture.quantize(128).save(buffer, "PNG", optimize=True)
         width, height = (round(100 * inches) for inches in self.get_size_inches())
         return buffer.getvalue(), {"width": width, "height": height, "alt": self.get_label()}
 
