@@ -10,6 +10,7 @@ import argparse
 import fcntl
 import os
 import sys
+from contextlib import nullcontext
 
 import common
 import step
@@ -35,7 +36,9 @@ def main() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit("Another run is going on in this checkout; wait for it or stop it.")
-        with step.ready(lock):
+        # A cluster's jobs are its own, with what it gave them, even those on this machine.
+        elsewhere = "SNAKEMAKE_PROFILE" in os.environ or any(o.startswith(("--profile", "--executor")) for o in others)
+        with nullcontext() if elsewhere else step.ready(lock):
             sys.exit(run(args.profile, args.cores, others))
 
 
