@@ -3,11 +3,13 @@ otherwise must not cost the table that shows it."""
 
 import pandas as pd
 
-from experiments import records
+from experiments import records, stream_methods
 from experiments.e01_one_shot import run as one_shot
 from experiments.e02_xor import run as xor
 from experiments.e03_forgetting import run as forgetting
 from experiments.e05_own_model import run as own_model
+from experiments.e06_few_shot_neighbours import run as few_shot
+from experiments.e08_domain_shift import run as domain_shift
 from experiments.images import of_base_optimizers
 
 PAPER = "results/paper"
@@ -31,6 +33,17 @@ def test_01_one_shot():
     fewer = one_shot.saturation(frame).set_index(["tuned_on", "what", "number"]).loc["first"]
     assert fewer.loc[("n_scouts", 16), "low"] < 0 < fewer.loc[("n_scouts", 16), "high"]
     assert fewer.loc[("scout_n_shot", 1), "mean"] > -0.04
+
+
+def test_06_to_08_the_guide_of_adams_scouts():
+    """With it, descent is the best guided method, and level with plain fine-tuning."""
+    few = few_shot.ranking(records.read(PAPER, "few_shot_neighbours")).query("task == '5-way 1-shot'")
+    streams = stream_methods.ranking(records.read(PAPER, "forgetting_neighbours"))
+    shifted = domain_shift.ranking(records.read(PAPER, "domain_shift")).query("target == 'as_is'")
+    assert set(few["guided"]) == set(streams["guided"]) == {"guided_adam_scouts"}
+    assert set(shifted["guided"]) == {"guided_adam_scouts, target scouts"}
+    for table in (few, streams, shifted.query("alignment == 'none'")):
+        assert set(table[table["method"] == "plain"]["side"]) == {"undecided"}
 
 
 def test_02_xor():
