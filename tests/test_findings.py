@@ -30,6 +30,10 @@ def test_01_one_shot():
     for scouts in ("sgd", "adam"):
         by_adam = every.loc[("adam", scouts, "first", "random")]
         assert by_adam.loc["guided - plain", "low"] > 0 and by_adam.loc["guided - frozen", "high"] < 0
+    mixed = every.loc[("sgd", "adam", "first")]
+    assert mixed.loc[("random", "guided - plain"), "low"] > 0 > mixed.loc[("random", "guided - frozen"), "high"]
+    assert (mixed.loc["zero"].loc[["guided - plain", "guided - frozen"], "low"] < 0).all()
+    assert (mixed.loc["zero"].loc[["guided - plain", "guided - frozen"], "high"] > 0).all()
     fewer = one_shot.saturation(frame).set_index(["tuned_on", "what", "number"]).loc["first"]
     assert fewer.loc[("n_scouts", 16), "low"] < 0 < fewer.loc[("n_scouts", 16), "high"]
     assert fewer.loc[("scout_n_shot", 1), "mean"] > -0.04
