@@ -91,7 +91,7 @@ def test_the_guide_knows_which_neighbours_were_prepared(tmp_path):
 
 def test_both_figures_draw_what_the_tables_say(small, tmp_path):
     (axis,) = figures.domain_shift(small).axes
-    assert axis.get_title() == "inverted, too, 3-way 1-shot"
+    assert axis.get_title("right") == "inverted, too, 3-way 1-shot"
     assert len(axis.get_yticks()) == len(METHODS) == len(axis.lines)
     records.write(str(tmp_path), "domain_shift", small, {})
     choices = decision.choices(str(tmp_path))
