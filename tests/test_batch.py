@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "workflow"))
 
 # The same interface as the real package, over two experiments: alpha shares a prepared step with beta.
 PACKAGES = {
@@ -229,7 +230,6 @@ def test_progress_says_how_many_what_runs_and_what_is_left(done, tmp_path):
     """One of two steps took 60 s when it last ran, the other 120 s; the first has just been done, in no time."""
     import logging
 
-    sys.path.insert(0, str(ROOT / "workflow"))
     from progress import Progress
 
     (tmp_path / "seconds.json").write_text('{"one": 60, "other": 120}')
@@ -307,7 +307,6 @@ FOLDERS = sorted(path.name for path in (ROOT / "experiments").glob("e[0-9][0-9]_
 @pytest.fixture(scope="module")
 def used():
     """For every notebook of the real project, the files that it and its figures depend on."""
-    sys.path.insert(0, str(ROOT / "workflow"))
     import common
 
     from experiments.catalogue import EXPERIMENTS

@@ -13,7 +13,6 @@ import common
 
 
 def main() -> None:
-    common.die_with_parent()  # before the slow imports
     from experiments import data
     from experiments.parameters import ParameterError
     from experiments.preparations.steps import from_command

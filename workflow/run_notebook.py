@@ -18,7 +18,6 @@ MAX_BYTES = 700_000  # published notebooks are committed
 
 
 def main() -> None:
-    common.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, and its kernel with it
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebook", type=Path)
@@ -82,12 +81,12 @@ def kernel_manager() -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
-    start = [sys.executable, f"{common.ROOT}/workflow/step.py", "ipykernel_launcher", "-f", "{connection_file}"]
+    step = str(common.ROOT / "workflow/step.py")
 
     class ThisInterpreter(AsyncKernelManager):
         kernel_spec = KernelSpec(
             # Its log would only tell that it was interrupted when it is shut down; errors of cells come as messages.
-            argv=[*start, "--IPKernelApp.log_level=50"],
+            argv=[sys.executable, step, "ipykernel_launcher", "-f", "{connection_file}", "--IPKernelApp.log_level=50"],
             display_name="Python 3",
             language="python",
         )

@@ -24,7 +24,7 @@ from typing import IO, NoReturn
 import common
 
 STARTED = time.time()  # before this process imports what can be edited
-SOCKET = ".snakemake/steps.socket"  # from the root: the path of a socket must be short
+SOCKET = ".snakemake/steps.socket"  # from the root, where steps are started: the path of a socket must be short
 LATE = ("papermill", "nbformat", "ipykernel.kernelapp")  # what steps import, too, but not the launcher
 
 
@@ -48,17 +48,13 @@ def _run(name: str, arguments: list[str]) -> None:
 
 def _forked(name: str, arguments: list[str]) -> int | None:
     """The exit code of a step that the launcher's process runs; None if it does not."""
-    here = os.getcwd()
     with socket.socket(socket.AF_UNIX) as server:
         try:
-            os.chdir(common.ROOT)
             server.connect(SOCKET)
         except OSError:  # nobody is there
             return None
-        finally:
-            os.chdir(here)
         answers = server.makefile("rw")
-        print(json.dumps([name, arguments, dict(os.environ), here]), file=answers, flush=True)
+        print(json.dumps([name, arguments, dict(os.environ)]), file=answers, flush=True)
         if not answers.readline():
             return None
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the step hears Ctrl-C itself
@@ -123,9 +119,7 @@ def _edited() -> bool:
     return any(path.stat().st_mtime > STARTED for path in files)
 
 
-def _be_the_step(
-    connection: socket.socket, name: str, arguments: list[str], environment: dict[str, str], folder: str
-) -> NoReturn:
+def _be_the_step(connection: socket.socket, name: str, arguments: list[str], environment: dict[str, str]) -> NoReturn:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     code = 1
@@ -134,7 +128,6 @@ def _be_the_step(
         threading.Thread(target=_end_with, args=[connection], daemon=True).start()
         os.environ.clear()
         os.environ.update(environment)
-        os.chdir(folder)
         if "torch" in sys.modules and "OMP_NUM_THREADS" in environment:
             sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
         _run(name, arguments)
