@@ -239,6 +239,17 @@ def test_guided_minus_its_rivals_by_hand(frame):
     assert set(first["rival"]) == set(METHODS) - {"guided_network"}
 
 
+def test_guided_minus_plain_under_every_condition_by_hand(frame):
+    table = verdicts.over_conditions(frame).set_index("condition")
+    changes = ["100 digits to pretrain on", "scouts by SGD", "tuned by SGD", "tuned by SGD, scouts by SGD"]
+    assert list(table.index) == ["the first condition", *changes]
+    apart = frame[(frame["metric"] == "accuracy") & (frame["rates"] == "apart") & (frame["optimizer"] == "sgd")]
+    means = apart.groupby(["method", "scouts"])["value"].mean()
+    for scouts, condition in {"adam": "tuned by SGD", "sgd": "tuned by SGD, scouts by SGD"}.items():
+        gap = means["guided_network", scouts] - means["plain", "none"]
+        assert table.loc[condition, "mean"] == pytest.approx(gap)
+
+
 def test_when_the_loss_turns_by_hand():
     first = {"network": "cnn", "n_images": 1, "n_way": 4, "head": "zero", "optimizer": "adam", "rates": "one"}
     losses = {"plain": [3, 1, 2], "guided_network": [3, 2, 1]}

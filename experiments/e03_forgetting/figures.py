@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.e03_forgetting.run import BY_CLASS, ForgettingParameters, ForgettingVariant, verdicts
+from experiments.e03_forgetting.run import BY_CLASS, ForgettingParameters, ForgettingVariant, like_first, verdicts
 from experiments.experiment import Experiment
 from experiments.images import by_scouts, of_base_optimizers
 from experiments.methods import BASIC, NETWORK, PLAIN, SCRATCH
@@ -47,10 +47,8 @@ STREAMS = {
 
 def _condition(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
     """The rows of one condition, with every head; what is not named is as in the first row, the experiment's base."""
-    base, frame = frame.iloc[0], of_base_optimizers(frame)
-    for column in ("zero_point", "stream", "epochs"):
-        frame = frame[frame[column] == values.get(column, base[column])]
-    return frame
+    frame = of_base_optimizers(frame)
+    return frame[like_first(frame, **values)]
 
 
 def _of_first_head(frame: pd.DataFrame) -> pd.DataFrame:
@@ -237,6 +235,7 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
     """Tuning: validation accuracy by learning rate; rings mark the chosen rates."""
     frame = _condition(frame)
     heads = [h for h in HEADS if h in set(frame["head"])]
+    same = choose_rates(frame, "same")
     with drawing(2, len(heads), 4.6, LABELS, sharey=True, sharex=True) as (figure, axes):
         for row, (tuned_on, when) in zip(axes, VALIDATED.items(), strict=True):
             chosen, tuning = choose_rates(frame, tuned_on), frame[frame["metric"] == f"validation_{tuned_on}"]
@@ -244,8 +243,11 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
                 for method, rows in of_methods(tuning[tuning["head"] == head], METHODS):
                     mean = 100 * rows.groupby("learning_rate")["value"].mean()
                     axis.plot(mean, color=method.colour, marker="o", markersize=3, label=method.label)
-                    rate = chosen[tuple(rows[list(ForgettingVariant._fields)].iloc[0])]
+                    variant = tuple(rows[list(ForgettingVariant._fields)].iloc[0])
+                    rate = chosen[variant]
                     axis.scatter(rate, mean[rate], s=80, facecolor="none", edgecolor=method.colour, linewidth=1.5)
+                    if method is PLAIN:
+                        axis.axvline(same[variant], color=method.colour, linewidth=0.8, linestyle=":")
                 axis.set(title=f"{HEADS[head]}: {when}", ylim=(0, 103), ylabel="validation accuracy (%)")
                 rate_axis(axis)
                 axis.label_outer()
@@ -257,7 +259,8 @@ def forgetting_rates(frame: pd.DataFrame) -> Figure:
         message = (
             f"Best rates with a {HEADS[heads[0]]} after the first examples, and after the last: {', '.join(rates)}"
         )
-        headline(figure, message, f"Validation streams of {n_networks(tuning)}; rings: rates chosen.")
+        note = "rings: rates chosen; dotted: plain's at the start, which all get under `same`"
+        headline(figure, message, f"Validation streams of {n_networks(tuning)}; {note}.")
     return figure
 
 

@@ -210,3 +210,9 @@ def measures(frame: pd.DataFrame, tuned_on: str) -> pd.DataFrame:
         row["after the peak"] = f"{curve.iloc[-1] - curve.max():+.3f}"
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def like_first(table: pd.DataFrame, **values: object) -> pd.Series:
+    """Which rows have the zero point, the stream and the epochs of the first one, or the ``values`` given for them."""
+    wanted = table.iloc[0][["zero_point", "stream", "epochs"]].to_dict() | values
+    return (table[list(wanted)] == pd.Series(wanted)).all(axis=1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.e10_paper_setting.methods import METHODS
 from experiments.e10_paper_setting.parameters import CORE, SCOUTS, TASK, PaperSettingParameters
-from experiments.e10_paper_setting.verdicts import comparisons, guided_minus_plain
+from experiments.e10_paper_setting.verdicts import comparisons, over_conditions
 from experiments.experiment import Experiment
 from experiments.methods import GUIDED, NETWORK, PLAIN
 from experiments.optimizers import LABELS as OPTIMIZER_LABELS
@@ -18,7 +17,6 @@ from experiments.style import Ranked, drawing, forest, headline, n_networks, of_
 
 RATES = {"one": "one rate for body and head", "apart": "a rate for each"}
 LABELS = [method.label for method in METHODS.values()]
-AXES = {"n_images": "digits for pretraining", "scout_ways": "digits of a scout", "n_way": "characters"}
 OPTIMIZERS = {"sgd": "#0072B2", "momentum": "#56B4E9", "adam": "#D55E00", "adamw": "#E69F00"}
 REPORTED = 25  # per cent: where the curve with guidance ends in the paper's figure
 
@@ -161,22 +159,16 @@ def paper_guides(frame: pd.DataFrame) -> Figure:
 
 
 def paper_conditions(frame: pd.DataFrame) -> Figure:
-    """Guided minus plain, rates apart, over what the re-run varied; bars: 95 % intervals."""
-    varied = [axis for axis in AXES if frame[axis].nunique() > (2 if axis == "scout_ways" else 1)]
-    said = []
-    with drawing(1, max(1, len(varied)), 3.0, (), sharey=True) as (figure, axes):
-        for axis, column in zip(axes[0], varied, strict=False):
-            table = guided_minus_plain(frame, column).sort_values(column)
-            x = np.arange(len(table))
-            axis.vlines(x, 100 * table["low"], 100 * table["high"], color=GUIDED.colour, linewidth=2)
-            axis.plot(x, 100 * table["mean"], "o", color=GUIDED.colour, markersize=5)
-            axis.set_xticks(x, [f"{value:,}" for value in table[column]])
-            axis.axhline(0, color="#999999", linewidth=0.8)
-            axis.set(xlabel=AXES[column], ylabel="guided minus plain (points)")
-            axis.label_outer()
-            said.append(f"{tally(table['side'], 'numbers of ' + AXES[column])}")
-        message = f"Guided minus plain fine-tuning, a rate for each: {'; '.join(said) or 'nothing varied'}"
-        headline(figure, message, f"{_n(frame)}; bars: 95 % intervals; all else as in the first condition.")
+    """Guided minus plain, rates apart, under every condition; bars: 95 % intervals."""
+    table = over_conditions(frame)
+    shown = table[["condition", "mean", "low", "high"]].itertuples(index=False)
+    rows = [Ranked(name, GUIDED.colour, "", *(100 * share for share in shares)) for name, *shares in shown]
+    with drawing(1, 1, 0.21 * len(table) + 0.8, ()) as (figure, axes):
+        forest(axes[0, 0], rows)
+        axes[0, 0].axvline(0, color="#999999", linewidth=0.8)
+        axes[0, 0].set(xlabel="guided minus plain (points)")
+        message = f"Guided minus plain fine-tuning, a rate for each: {tally(table['side'], 'conditions')}"
+        headline(figure, message, f"{_n(frame)}; bars: 95 % intervals; else as in the first condition.")
     return figure
 
 

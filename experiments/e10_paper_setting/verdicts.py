@@ -8,9 +8,20 @@ from experiments.e10_paper_setting.methods import METHODS
 from experiments.e10_paper_setting.parameters import SCOUTS, TASK
 from experiments.e10_paper_setting.run import KEY
 from experiments.methods import NETWORK, PLAIN
-from experiments.statistics import alike, difference, rows_where, scouted_alike
+from experiments.optimizers import LABELS
+from experiments.statistics import difference, rows_where, scouted_alike
 
 CONDITION = [*TASK, *SCOUTS]
+WORDS = {
+    "network": "the network is {}",
+    "n_images": "{} digits to pretrain on",
+    "n_way": "{} characters",
+    "head": "the new head starts at {}",
+    "optimizer": "tuned by {}",
+    "scouts": "scouts by {}",
+    "scout_ways": "{} digits per scout",
+    "scout_head": "scouts keep the {} head",
+}
 
 
 def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
@@ -59,21 +70,29 @@ def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
     return table.assign(edge=edge).sort_values("accuracy", ascending=False).reset_index()
 
 
-def guided_minus_plain(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Plain and guided accuracy for each value of a column, rates apart, all else as under the first condition.
+def over_conditions(frame: pd.DataFrame) -> pd.DataFrame:
+    """Guided minus plain under every condition, each with a rate for body and head and at its own best.
 
-    One row per value: both means, and guided minus plain as a paired difference.
+    One row per condition, the first one first: ``condition`` in words, what differs from the first; both means, and
+    guided minus plain as a paired `difference` over networks and sets of characters.
     """
     accuracy = frame[(frame["metric"] == "accuracy") & (frame["rates"] == "apart")]
-    guided = accuracy[accuracy["method"] == NETWORK.name]
-    guided = alike(guided, *(column for column in KEY if column != axis))
-    rows = []
-    for value, mine in guided.groupby(axis, sort=False):
-        condition = dict(mine.iloc[0][KEY])
-        plain = _beside(accuracy, condition)[PLAIN.name]
-        means = {"plain": plain["value"].mean(), "guided": mine["value"].mean()}
-        rows.append({axis: value} | means | difference(mine, plain, "sets"))
+    rows, first = [], None
+    for key, guided in accuracy[accuracy["method"] == NETWORK.name].groupby(CONDITION, sort=False):
+        condition = dict(zip(CONDITION, key, strict=True))
+        first = first or condition
+        plain = _beside(accuracy, condition | {"rates": "apart"})[PLAIN.name]
+        means = {"plain": plain["value"].mean(), "guided": guided["value"].mean()}
+        changed = [
+            WORDS[column].format(_in_words(value)) for column, value in condition.items() if value != first[column]
+        ]
+        named = {"condition": ", ".join(changed) or "the first condition"}
+        rows.append(condition | named | means | difference(guided, plain, "sets"))
     return pd.DataFrame(rows)
+
+
+def _in_words(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else LABELS.get(value, value)
 
 
 def turning(frame: pd.DataFrame) -> pd.DataFrame:
