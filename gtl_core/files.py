@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+MOST_SPARSE = 2**31 - 1  # elements that a position of 32 bits can tell apart
 
 
 @contextmanager
@@ -41,36 +44,67 @@ def write_safetensors(
 ) -> None:
     """Write tensors and JSON metadata, atomically (`replacing`): equal content gives equal bytes.
 
-    sparse: write only what is not 0, and at which position (32 bits): smaller if more than half is 0.
+    With the names in their order, and a digest of all, by which `read_safetensors` knows a damaged file. sparse: write
+    only what is not 0, and at which position (32 bits): smaller if more than half is 0. ValueError if a tensor has more
+    elements than that can count.
     """
+    about = {"metadata": metadata, "names": list(tensors)}
     if sparse:
+        if large := [name for name, t in tensors.items() if t.numel() > MOST_SPARSE]:
+            raise ValueError(f"'{large[0]}' has more than {MOST_SPARSE:,} elements: it cannot be stored sparsely")
         positions = {name: t.flatten().nonzero().flatten() for name, t in tensors.items()}
-        metadata = {**metadata, "shapes": {name: list(t.shape) for name, t in tensors.items()}}
+        about["shapes"] = [list(t.shape) for t in tensors.values()]
         tensors = {f"value:{name}": tensors[name].flatten()[at] for name, at in positions.items()}
         tensors |= {f"at:{name}": at.int() for name, at in positions.items()}
     stored = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    text = json.dumps(about, sort_keys=True)
     with replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # safetensors makes files that nobody else can read, whatever the umask
         # One metadata key, because safetensors writes several in random order.
-        save_file(stored, temporary, {"gtl": json.dumps(metadata, sort_keys=True)})
+        save_file(stored, temporary, {"gtl": f"{_seal(stored, text)} {text}"})
         temporary.chmod(mode)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (on the CPU) and metadata of a file that `write_safetensors` wrote; ValueError for any other."""
-    with safetensors.safe_open(path, framework="pt") as file:
-        header = (file.metadata() or {}).get("gtl")
-        if header is None:
-            raise ValueError(f"{path} was not written by gtl_core")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    metadata = json.loads(header)
-    if shapes := metadata.pop("shapes", None):
-        entries, tensors = tensors, {}
-        for name, shape in shapes.items():
-            value, at = entries[f"value:{name}"], entries[f"at:{name}"].long()
-            tensors[name] = value.new_zeros(shape).flatten().index_copy(0, at, value).view(shape)
-    return tensors, metadata
+    """Tensors (on the CPU, in the order in which they were given) and metadata of a file of `write_safetensors`.
+
+    ValueError, naming the file, for any other, and for one of which a bit is not as it was written. FileNotFoundError
+    if there is none.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            seal, _, text = (file.metadata() or {}).get("gtl", "").partition(" ")
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or not a safetensors file ({error})") from None
+    if not text:
+        raise ValueError(f"{path} was not written by gtl_core")
+    if seal != _seal(stored, text):
+        raise ValueError(f"{path} is damaged: what it holds is not what was written")
+    try:
+        about = json.loads(text)
+        return _tensors(stored, about), dict(about["metadata"])
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:  # the digest is right: made on purpose
+        raise ValueError(f"{path} was not written by gtl_core ({type(error).__name__})") from None
+
+
+def _tensors(stored: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, Tensor]:
+    if "shapes" not in about:
+        return {name: stored[name] for name in about["names"]}
+    tensors = {}
+    for name, shape in zip(about["names"], about["shapes"], strict=True):
+        value, at = stored[f"value:{name}"], stored[f"at:{name}"].long()
+        if math.prod(shape) > MOST_SPARSE:
+            raise ValueError(f"{name} is too large")
+        tensors[name] = value.new_zeros(shape).flatten().index_copy(0, at, value).view(shape)
+    return tensors
+
+
+def _seal(stored: Mapping[str, Tensor], text: str) -> str:
+    return hashlib.sha256(f"{digest(stored)} {text}".encode()).hexdigest()
 
 
 def digest(parameters: Mapping[str, Tensor]) -> str:

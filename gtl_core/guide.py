@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gtl_core.files import called_otherwise, check_same, digest, named, read_safetensors, trained, write_safetensors
-from gtl_core.normalization import allow, normalize
+from gtl_core.normalization import accumulator, allow, normalize
 
 STATISTICS = ("square", "abs")
 
@@ -20,12 +19,11 @@ class Displacement:
     """Streaming statistics of `parameters - zero point` over scouts.
 
     Only sums are kept, so memory does not grow with the number of scouts, and two displacements from the same zero
-    point add up: ``a + b`` is what one scouting party would have found that ran the tasks of both; in ``0.5 * a`` every
-    scout counts half. Of a network, only parameters that require a gradient are kept.
+    point add up: ``a + b`` is what one scouting party would have found that ran the tasks of both. Of a network, only
+    parameters that require a gradient are kept.
 
-    ``zero_point`` maps parameter names to a copy of where the scouts started; ``count`` is the number of scouts added
-    (not whole after a multiplication), ``diverged`` the number left out because they ended non-finite. Raises
-    ValueError if a parameter is not of real numbers.
+    ``zero_point`` maps names to a copy of where the scouts started; ``count`` is how many were added (not whole after a
+    multiplication), ``diverged`` how many were left out, not finite. ValueError if a parameter is not real.
     """
 
     def __init__(self, zero_point: nn.Module | Mapping[str, Tensor]) -> None:
@@ -37,7 +35,7 @@ class Displacement:
         self.diverged = 0
         # Half precision would lose small displacements in a long sum.
         self._sums = {
-            statistic: {n: torch.zeros_like(p, dtype=_accumulator(p)) for n, p in self.zero_point.items()}
+            statistic: {n: torch.zeros_like(p, dtype=accumulator(p)) for n, p in self.zero_point.items()}
             for statistic in ("signed", *STATISTICS)
         }
 
@@ -46,8 +44,8 @@ class Displacement:
         if isinstance(scout, nn.Module):
             scout = {name: p for name, p in scout.named_parameters() if name in self.zero_point}
         check_same(scout, self.zero_point, "the scout", "the zero point")
-        here = {n: p.detach().to(self.zero_point[n].device) for n, p in scout.items()}
-        moved = {n: (p - self.zero_point[n]).to(_accumulator(p)) for n, p in here.items()}
+        pairs = {n: (p.detach(), self.zero_point[n]) for n, p in scout.items()}
+        moved = {n: (p.to(z.device) - z).to(accumulator(p)) for n, (p, z) in pairs.items()}
         squared = {n: d.square() for n, d in moved.items()}
         if not all(torch.isfinite(s).all() for s in squared.values()):
             self.diverged += 1
@@ -126,13 +124,19 @@ class Displacement:
     def load(cls, path: str | Path) -> Displacement:
         """Read what `save` wrote, onto the CPU. Raises ValueError for a guide's file, or one of another program."""
         tensors, metadata = read_safetensors(path)
-        if "count" not in metadata:
-            raise ValueError(f"{path} holds a guide, not a displacement: Guide.load(path)")
-        kinds: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        for key, tensor in tensors.items():
-            kind, name = key.split(":", 1)
-            kinds[kind][name] = tensor
-        return cls(kinds.pop("zero_point"))._with(kinds, metadata["count"], metadata["diverged"])
+        kinds: dict[str, dict[str, Tensor]] = {kind: {} for kind in ("zero_point", "signed", *STATISTICS)}
+        try:
+            for key, tensor in tensors.items():
+                kind, name = key.split(":", 1)
+                kinds[kind][name] = tensor
+            displacement = cls(kinds.pop("zero_point"))._with(kinds, metadata["count"], metadata["diverged"])
+            for sums in kinds.values():
+                check_same(sums, displacement.zero_point, "a sum", "the zero point")
+            if not min(displacement.count, displacement.diverged) >= 0:
+                raise ValueError("fewer than no scouts")
+            return displacement
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} does not hold a displacement ({error}); if a guide: Guide.load(path)") from None
 
     def _with(self, sums: dict[str, dict[str, Tensor]], count: float, diverged: int) -> Displacement:
         displacement = Displacement(self.zero_point)
@@ -154,8 +158,9 @@ class Guide(Mapping[str, Tensor]):
     """
 
     def __init__(self, values: Mapping[str, Tensor], metadata: Mapping[str, object] | None = None) -> None:
-        if not isinstance(values, Mapping) or not all(isinstance(g, Tensor) for g in values.values()):
-            raise TypeError(f"values: must be a mapping from names to tensors, and is a {type(values).__name__}")
+        given = values.values() if isinstance(values, Mapping) else [None]
+        if not all(isinstance(g, Tensor) and not g.is_complex() for g in given):
+            raise TypeError(f"values: must be a mapping from names to real tensors, and is a {type(values).__name__}")
         for name, g in values.items():
             if not ((g >= 0) & (g <= 1)).all():  # NaN fails both comparisons
                 raise ValueError(f"guide values must lie in [0, 1]: '{name}' has {g.min():.3g} to {g.max():.3g}")
@@ -230,8 +235,8 @@ class Guide(Mapping[str, Tensor]):
         ``metadata["left_out"]`` lists the names, and `Guided` has ``unguided`` for them.
         """
         values, metadata = read_safetensors(path)
-        if "guide" not in metadata:
-            raise ValueError(f"{path} holds a displacement, not a guide: Displacement.load(path).guide()")
+        if not isinstance(metadata.get("guide"), dict):
+            raise ValueError(f"{path} does not hold a guide; if a displacement: Displacement.load(path).guide()")
         guide = cls(values, metadata["guide"])
         if model is None:
             return guide
@@ -242,7 +247,3 @@ class Guide(Mapping[str, Tensor]):
             guide.metadata["left_out"] = left_out
         guide.check(model, partial)
         return cls({name: g.to(there[name].device) for name, g in guide.items()}, guide.metadata)
-
-
-def _accumulator(p: Tensor) -> torch.dtype:
-    return torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype

@@ -28,6 +28,11 @@ def normalize(values: Mapping[str, Tensor], scope: str = "network", normalizatio
     return normalized
 
 
+def accumulator(values: Tensor) -> torch.dtype:
+    """The type to compute in: single precision for values in half, which sums and powers would leave; else theirs."""
+    return torch.float32 if values.dtype in (torch.float16, torch.bfloat16) else values.dtype
+
+
 def allow(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise ValueError, naming the argument, unless its value is one of those allowed."""
     if value not in allowed:

@@ -7,6 +7,7 @@ guide from several, by how far the scouts had come.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
@@ -18,20 +19,25 @@ from torch import Tensor, nn
 
 from gtl_core.files import check_same
 from gtl_core.guide import Displacement, Guide
+from gtl_core.normalization import accumulator
 
+LARGEST = torch.finfo(torch.float32).max
 # How steeply a guide falls from g = 1, where everything moves as it would without a guide.
 TEMPERATURES = {"freezing": 100.0, "icy": 4.0, "chilly": 2.0, "room": 1.0, "warm": 0.5, "evaporating": 0.1}
 
 
 def mapped(guide: Guide, f: Callable[[Tensor], Tensor], what: str) -> Guide:
-    """``f`` of every value. ``what`` is added to the list ``shaping`` of the guide's metadata."""
-    return _like(guide, {name: f(g) for name, g in guide.items()}, what)
+    """``f`` of every value, in single precision at least. ``what`` is added to the list ``shaping`` of the metadata."""
+    return _like(guide, {name: f(g.to(accumulator(g))).to(g.dtype) for name, g in guide.items()}, what)
 
 
 def linear(guide: Guide, slope: float = 1.0, intercept: float = 0.0) -> Guide:
-    """g -> slope * g + intercept, cut off at 0 and 1. Raises ValueError if the slope is negative."""
+    """g -> slope * g + intercept, cut off at 0 and 1. Raises ValueError if one is not finite, the slope negative, or
+    both too large to be told from infinity."""
     if slope < 0:
         raise ValueError(f"slope = {slope}: must not be negative, or what scouts moved most would move least")
+    if not max(slope, abs(intercept)) <= LARGEST:
+        raise ValueError(f"slope = {slope}, intercept = {intercept}: must be at most {LARGEST:.2g} in size")
     return mapped(guide, lambda g: (slope * g + intercept).clamp(0, 1), f"linear {slope:g} {intercept:g}")
 
 
@@ -54,7 +60,8 @@ def power(guide: Guide, exponent: float) -> Guide:
     """
     if not exponent > 0:
         raise ValueError(f"exponent = {exponent}: must be positive")
-    return mapped(guide, lambda g: g.pow(exponent), f"power {exponent:g}")
+    near = min(max(exponent, torch.finfo(torch.float32).tiny), LARGEST)  # what single precision can tell apart
+    return mapped(guide, lambda g: g.pow(near), f"power {exponent:g}")
 
 
 def sparse(guide: Guide, threshold: float) -> Guide:
@@ -83,8 +90,8 @@ def per_tensor(guide: Guide) -> Guide:
 def uniform(guide: Guide) -> Guide:
     """Every value becomes the mean over all parameters: how much may move, and nothing about where. With it, a guided
     optimizer is the same optimizer at a lower rate for these parameters."""
-    values = torch.cat([g.flatten() for g in guide.values()])
-    return mapped(guide, lambda g: values.mean().expand_as(g), "uniform")
+    values = [g.flatten().to(accumulator(g)) for g in guide.values()]
+    return mapped(guide, lambda g: torch.cat(values).mean().expand_as(g), "uniform")
 
 
 def shuffled(guide: Guide, generator: torch.Generator) -> Guide:
@@ -93,31 +100,35 @@ def shuffled(guide: Guide, generator: torch.Generator) -> Guide:
 
 
 def combine(guides: Sequence[Guide], weights: Sequence[float]) -> Guide:
-    """The weighted mean of several guides. Raises ValueError if a weight is negative or all are 0, or if the guides are
-    not for the same parameters."""
-    if min(weights) < 0 or sum(weights) == 0:
-        raise ValueError(f"weights = {list(weights)}: must not be negative, and not all 0")
+    """The weighted mean of several guides. Raises ValueError unless there is a weight for each, none negative, not all
+    0 and their sum finite, or if the guides are not for the same parameters."""
+    if len(guides) != len(weights):
+        raise ValueError(f"weights = {list(weights)}: must be one for each of {len(guides)} guides")
+    if not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
+        raise ValueError(f"weights = {list(weights)}: must not be negative, not all 0, and their sum finite")
     for guide in guides[1:]:
         check_same(guide, guides[0], "one guide", "another")
     total = sum(weights)
     shares = [weight / total for weight in weights]
-    values = {
-        # Rounding may put the sum of shares a little above 1.
-        name: reduce(add, (share * g[name] for share, g in zip(shares, guides, strict=True))).clamp(0, 1)
-        for name in guides[0]
-    }
+    values = {}
+    for name, first in guides[0].items():
+        parts = (share * g[name].to(accumulator(first)) for share, g in zip(shares, guides, strict=True))
+        values[name] = reduce(add, parts).clamp(0, 1).to(first.dtype)  # rounding may put the sum of shares above 1
     return _like(guides[0], values, "combine " + " ".join(f"{weight:g}" for weight in weights))
 
 
 def density(guide: Guide) -> float:
-    """Share of the values that are not 0."""
-    return sum(g.count_nonzero().item() for g in guide.values()) / sum(g.numel() for g in guide.values())
+    """Share of the values that are not 0; of none, 0."""
+    return sum(g.count_nonzero().item() for g in guide.values()) / max(1, sum(g.numel() for g in guide.values()))
 
 
 def histogram(guide: Guide, edges: Sequence[float]) -> dict[str, Tensor]:
-    """For every parameter, the share of its values between successive ``edges`` [n + 1] -> [n]."""
-    bins = torch.as_tensor(edges)
-    return {name: torch.histogram(g.cpu().to(bins.dtype), bins).hist / g.numel() for name, g in guide.items()}
+    """For every parameter, the share of its values between successive ``edges`` [n + 1] -> [n]; of none, 0. Raises
+    ValueError unless the edges increase."""
+    if len(edges) < 2 or any(not a < b for a, b in pairwise(edges)):
+        raise ValueError(f"edges = {list(edges)}: must increase")
+    bins = torch.as_tensor(edges, dtype=torch.float32)
+    return {name: torch.histogram(g.cpu().to(bins.dtype), bins).hist / max(1, g.numel()) for name, g in guide.items()}
 
 
 class Binned:
@@ -129,7 +140,7 @@ class Binned:
     """
 
     def __init__(self, zero_point: nn.Module | Mapping[str, Tensor], edges: Sequence[float]) -> None:
-        if any(b <= a for a, b in pairwise(edges)):
+        if any(not a < b for a, b in pairwise(edges)):
             raise ValueError(f"edges = {list(edges)}: must increase")
         self.edges = [float(edge) for edge in edges]
         self.bins = [Displacement(zero_point) for _ in range(len(edges) + 1)]

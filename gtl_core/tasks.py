@@ -177,7 +177,7 @@ def indices(ranges: str) -> list[int]:
     """
     chosen: list[int] = []
     for part in ranges.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        match = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if first > last:
             raise ValueError(f"{part!r} in {ranges!r}: must be like '7' or '0-99'")

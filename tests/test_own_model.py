@@ -170,7 +170,7 @@ def test_class_subsets_refuse_what_the_dataset_does_not_have(settings, message):
 def test_indices_are_lists_with_ranges():
     assert indices("0-3,7, 10 - 11") == [0, 1, 2, 3, 7, 10, 11]
     assert indices("5") == [5]
-    for wrong in ("", "a", "3-1", "1-2-3", "-3", "1,,2", "1.5"):
+    for wrong in ("", "a", "3-1", "1-2-3", "-3", "1,,2", "1.5", "٣", "²"):
         with pytest.raises(ValueError, match="must be like '7' or '0-99'"):
             indices(wrong)
     with pytest.raises(ValueError, match="twice"):

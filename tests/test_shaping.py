@@ -117,6 +117,14 @@ def test_a_combination_is_the_weighted_mean():
         lambda: combine([GUIDE.without("head"), GUIDE], [1, 1]),
         lambda: Binned({"w": G}, [1.0, 1.0]),
         lambda: -1 * Displacement({"w": G}),
+        lambda: linear(GUIDE, float("inf")),
+        lambda: linear(GUIDE, float("nan")),
+        lambda: linear(GUIDE, 1, float("nan")),
+        lambda: combine([GUIDE, GUIDE], [1, float("inf")]),
+        lambda: combine([GUIDE, GUIDE], [1, float("nan")]),
+        lambda: combine([GUIDE, GUIDE], [1]),
+        lambda: combine([], []),
+        lambda: histogram(GUIDE, [1, 0]),
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong):
@@ -213,3 +221,31 @@ def test_points_that_are_not_finite_are_left_out():
     assert not binned.add(line(float("nan"), 0))
     with pytest.raises(ValueError, match="no parameter moved"):
         binned.guide()
+
+
+# --- extremes -------------------------------------------------------------------------------------
+
+EXTREMES = {
+    "the softest": (lambda g: power(g, 1e-300), [0, 1, 1, 1]),
+    "the strictest": (lambda g: power(g, 1e300), [0, 0, 0, 1]),
+    "stricter still": (lambda g: power(g, float("inf")), [0, 0, 0, 1]),
+    "steep": (lambda g: linear(g, 1e38), [0, 1, 1, 1]),
+    "steep and low": (lambda g: linear(g, 1e38, -1e37), [0, 0, 1, 1]),
+    "high": (lambda g: linear(g, 1, 1e38), [1, 1, 1, 1]),
+    "one of two": (lambda g: combine([g, g], [1e-300, 1e300]), [0, 2**-10, 0.5, 1]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("shape", "expected"), EXTREMES.values(), ids=EXTREMES)
+def test_extremes_are_limits_in_every_precision(shape, expected, dtype):
+    shaped = shape(Guide({"w": torch.tensor([0, 2**-10, 0.5, 1], dtype=dtype)}))
+    assert shaped["w"].dtype == dtype and shaped["w"].tolist() == expected
+
+
+@pytest.mark.parametrize("guide", [Guide({}), Guide({"w": torch.zeros(0, 3)})], ids=["no tensors", "no elements"])
+def test_a_guide_of_nothing_stays_one(guide):
+    shapes = [*MAPS.values(), uniform, per_tensor, free, lambda g: shuffled(g, torch.Generator())]
+    for shape in shapes:
+        assert [g.shape for g in shape(guide).values()] == [g.shape for g in guide.values()]
+    assert density(guide) == 0 and all(not shares.any() for shares in histogram(guide, [0, 1]).values())
