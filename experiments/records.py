@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import platform
@@ -30,7 +32,8 @@ def resolve(folder: str) -> Path:
 def write(folder: str, name: str, frame: pd.DataFrame, provenance: Mapping[str, object]) -> None:
     """Write ``<folder>/<name>.csv`` (one row per seed, method, ..., metric and value) and ``<name>.json``.
 
-    Each file is replaced in one go: a kill at any moment leaves the old one or the new one.
+    The second has the ``provenance`` and the digest of the first, by which `read` knows a damaged table. Each file is
+    replaced in one go: a kill at any moment leaves the old one or the new one.
     """
     missing = {"seed", "method", "metric", "value"} - set(frame.columns)
     if missing:
@@ -39,14 +42,19 @@ def write(folder: str, name: str, frame: pd.DataFrame, provenance: Mapping[str, 
     target.mkdir(parents=True, exist_ok=True)
     # Six digits: below the noise of any experiment here, above the resolution of an accuracy.
     table = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    for ending, text in (("csv", table), ("json", json.dumps(provenance, indent=1, sort_keys=True) + "\n")):
+    about = json.dumps({**provenance, "sha256": hashlib.sha256(table.encode()).hexdigest()}, indent=1, sort_keys=True)
+    for ending, text in (("csv", table), ("json", about + "\n")):
         with replacing(target / f"{name}.{ending}") as temporary:
             temporary.write_text(text)
 
 
 def read(folder: str | Path, name: str) -> pd.DataFrame:
-    """The tidy results of an experiment."""
-    return pd.read_csv(resolve(str(folder)) / f"{name}.csv", keep_default_na=False, na_values=[""])
+    """The tidy results of an experiment. ValueError if they are not what was written."""
+    path = resolve(str(folder)) / f"{name}.csv"
+    table, about = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())
+    if hashlib.sha256(table).hexdigest() != about["sha256"]:
+        raise ValueError(f"{path} is not the table that {name}.json tells of: cut off, or edited; make it anew")
+    return pd.read_csv(io.BytesIO(table), keep_default_na=False, na_values=[""])
 
 
 def split(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

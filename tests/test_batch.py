@@ -25,6 +25,11 @@ PACKAGES = {
     "gtl_core/neighbour.py": "NEIGHBOUR = 1",
     "gtl_core/shared.py": "",
     "gtl_core/shared.c": "",
+    "gtl_core/files.py": """
+        def read_safetensors(path):
+            if not path.read_text().endswith("."):
+                raise ValueError(f"{path.name} is damaged")
+    """,
     "experiments/__init__.py": "",
     "experiments/data.py": """
         class DataError(RuntimeError): ...
@@ -92,7 +97,7 @@ PACKAGES = {
             seed: int
 
             def make(self, folder):
-                (folder / f"{self.key}.safetensors").write_text(f"step of seed {self.seed}")
+                (folder / f"{self.key}.safetensors").write_text(f"step of seed {self.seed}.")
     """,
 }
 PARAMETERS = """
@@ -215,8 +220,8 @@ def project(tmp_path) -> Iterator[Project]:
 
 
 def test_a_run_makes_everything(done):
-    assert done.read("results/quick/alpha.csv") == "0.5,['step of seed 1']"
-    assert done.read("results/quick/beta.csv") == "1.0,['step of seed 1']"
+    assert done.read("results/quick/alpha.csv") == "0.5,['step of seed 1.']"
+    assert done.read("results/quick/beta.csv") == "1.0,['step of seed 1.']"
     figures = sorted(path.name for path in (done.root / "results/quick/figures").iterdir())
     assert figures == ["alpha_1.png", "alpha_2.png", "beta.png"]
     assert done.output.count("step, seed 1") == 1, "what two notebooks share is made once"
@@ -293,9 +298,11 @@ BOTH = {"notebook_01_alpha", "notebook_02_beta"}
     ],
 )
 def test_an_edit_reruns_what_it_touches_and_nothing_else(done, edited, expected):
+    """By its content: the file is older than the results, as one that was copied or restored with its time."""
     content = done.read(edited)
     try:
         done.write(edited, content + "\n# edited\n")
+        os.utime(done.root / edited, (0, 0))
         assert done.planned() == expected
     finally:
         done.write(edited, content)
@@ -341,7 +348,7 @@ def test_a_changed_parameter_reruns_its_notebook_and_a_spelling_of_it_does_not(d
 def test_who_does_the_work_is_passed_on_and_neither_reruns_nor_shows(done):
     assert done.read("results/quick/alpha.where") == "3 "
     assert done.read("results/quick/beta.where") == "3 tcp://host:8786"
-    assert done.read("results/quick/beta.csv") == "1.0,['step of seed 1']"
+    assert done.read("results/quick/beta.csv") == "1.0,['step of seed 1.']"
     assert "tcp://host" not in done.read("results/quick/notebooks/02_beta.ipynb")
     assert done.planned() == set(), "though the profile no longer names the cluster"
 
@@ -428,10 +435,22 @@ def test_kill_and_run_again(done, project):
     assert code == 0, output
     assert "Another" not in output and "unlock" not in output and "beta" not in output
     assert project.read("results/quick/alpha.where") == "1 ", "as many threads as the profile names"
-    assert project.read("results/quick/alpha.csv") == "0.25,['step of seed 1']"
-    assert project.read("results/quick/figures/alpha_1.png") == "alpha of 0.25,['step of seed 1']"
+    assert project.read("results/quick/alpha.csv") == "0.25,['step of seed 1.']"
+    assert project.read("results/quick/figures/alpha_1.png") == "alpha of 0.25,['step of seed 1.']"
     for path in ("beta.csv", "figures/beta.png"):
         assert project.read(f"results/quick/{path}") == done.read(f"results/quick/{path}")
+
+
+def test_a_damaged_preparation_is_named_and_made_anew(done, project):
+    shutil.copytree(done.root, project.root, dirs_exist_ok=True)
+    (prepared,) = (project.root / "results/quick/prepared").glob("*.safetensors")
+    prepared.write_text("step of se")
+    project.configure(alpha={"rate": 0.25})
+    code, output = project.launch("quick")
+    assert code == 0, output
+    assert output.startswith(f"{prepared.name} is damaged: deleted, to be made anew\n")
+    assert prepared.read_text() == "step of seed 1."
+    assert project.read("results/quick/alpha.csv") == "0.25,['step of seed 1.']"
 
 
 def test_a_step_runs_what_the_files_say_when_it_begins(project):
@@ -452,7 +471,7 @@ def test_a_step_runs_what_the_files_say_when_it_begins(project):
         (project.root / f"hold.{name}").unlink()
     output, _ = run.communicate(timeout=300)
     assert run.returncode == 0, output
-    assert project.read(f"results/quick/{other}.csv") == "3.5,['step of seed 1']"
+    assert project.read(f"results/quick/{other}.csv") == "3.5,['step of seed 1.']"
 
 
 def alive(pid: int) -> bool:

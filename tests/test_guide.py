@@ -222,9 +222,7 @@ def test_a_displacement_is_not_loaded_as_a_guide_nor_a_guide_as_a_displacement(t
     with pytest.raises(ValueError, match=r"does not hold a displacement .*; if a guide: Guide.load\(path\)$"):
         Displacement.load(tmp_path / "g")
     displaced(*TWO).save(tmp_path / "d")
-    with pytest.raises(
-        ValueError, match=r"does not hold a guide; if a displacement: Displacement.load\(path\)"
-    ):
+    with pytest.raises(ValueError, match=r"does not hold a guide; if a displacement: Displacement.load\(path\)"):
         Guide.load(tmp_path / "d")
 
 

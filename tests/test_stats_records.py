@@ -158,6 +158,17 @@ def test_records_round_trip_and_are_tidy(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["toy.csv", "toy.json"]
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda table: table[:-9], lambda table: table.replace(b"0.25", b"0.75"), lambda _: b""]
+)
+def test_a_table_that_is_not_what_was_written_is_refused(tmp_path, damage):
+    records.write(str(tmp_path), "toy", tidy(np.array([[0.25, 0.5]])), {})
+    path = tmp_path / "toy.csv"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"^{path} is not the table that toy\.json tells of"):
+        records.read(tmp_path, "toy")
+
+
 def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     """The process is killed in the middle of writing the second version."""
     records.write(str(tmp_path), "toy", tidy(np.zeros((1, 1))), {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import difflib
+import hashlib
 import json
 import os
 import re
@@ -161,6 +162,16 @@ def uses(*starts: str) -> list[str]:
         lines = "\n".join(sources).split("\n")
         follow(_imports("\n".join(line for line in lines if not line.startswith(("%", "!"))), ""))  # IPython's own
     return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+def digest(paths: Iterable[str]) -> str:
+    """Of the content of files of the project, which decides whether a step runs again, whatever their times say."""
+    return hashlib.sha256("".join(map(_digest, sorted(paths))).encode()).hexdigest()
+
+
+@cache
+def _digest(path: str) -> str:
+    return path + hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
 
 
 def _file(module: str) -> Path | None:

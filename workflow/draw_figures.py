@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import cache, partial
+from functools import cache
 
 import common
 
@@ -24,7 +24,13 @@ def main() -> None:
         chosen = [EXPERIMENTS[notebook] for notebook in args.notebooks]
     if not chosen:
         sys.exit(f"no tables in {folder.relative_to(common.ROOT)}: run `make PROFILE={args.profile}` first")
-    read = cache(partial(records.read, folder))
+
+    @cache
+    def table(name):
+        try:
+            return records.read(folder, name)
+        except (OSError, ValueError) as error:  # damaged, or without its provenance
+            sys.exit(str(error))
 
     def write(stem, figure):
         path = folder / "figures" / f"{stem}.png"
@@ -33,13 +39,13 @@ def main() -> None:
 
     for experiment in chosen:
         for stem, draw in experiment.figures.items():
-            write(stem, draw(read(experiment.drawn_from.get(stem, experiment.name))))
+            write(stem, draw(table(experiment.drawn_from.get(stem, experiment.name))))
     if not args.notebooks:
         from experiments.overview import against_rivals, finding
 
-        table = against_rivals(folder)
-        if len(table):
-            write("finding", finding(table))
+        comparisons = against_rivals(folder)
+        if len(comparisons):
+            write("finding", finding(comparisons))
 
 
 if __name__ == "__main__":

@@ -36,10 +36,23 @@ def main() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit("Another run is going on in this checkout; wait for it or stop it.")
+        heal(args.profile)
         # A cluster's jobs are its own, with what it gave them, even those on this machine.
         elsewhere = "SNAKEMAKE_PROFILE" in os.environ or any(o.startswith(("--profile", "--executor")) for o in others)
         with nullcontext() if elsewhere else step.ready(lock):
             sys.exit(run(args.profile, args.cores, others))
+
+
+def heal(profile: str) -> None:
+    """Delete prepared files that are not what was written: the batch makes anew what it needs."""
+    from gtl_core.files import read_safetensors
+
+    for path in sorted((common.ROOT / "results" / profile / "prepared").glob("*.safetensors")):
+        try:
+            read_safetensors(path)
+        except ValueError as error:
+            path.unlink()
+            common.say(f"{error}: deleted, to be made anew")
 
 
 def run(profile: str, cores: str, others: list[str]) -> int:
