@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,9 +167,10 @@ class Project:
         notebooks = {"01_alpha": alpha or {}, "02_beta": beta or {}} | others
         self.write("config/quick.yaml", yaml.safe_dump({"threads": threads, "notebooks": notebooks}))
 
-    def start(self, *arguments: str) -> subprocess.Popen:
+    def start(self, *arguments: str, **settings: str) -> subprocess.Popen:
         # From another folder, with none of the caller's settings: paths must come from the project.
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SNAKEMAKE", "JUPYTER"))}
+        environment |= settings
         command = [sys.executable, self.root / "workflow/launch.py", *arguments]
         process = subprocess.Popen(
             command, cwd="/", env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -176,8 +178,8 @@ class Project:
         self.started.append(process)
         return process
 
-    def launch(self, *arguments: str) -> tuple[int, str]:
-        process = self.start(*arguments)
+    def launch(self, *arguments: str, **settings: str) -> tuple[int, str]:
+        process = self.start(*arguments, **settings)
         output, _ = process.communicate(timeout=300)
         return process.returncode, output
 
@@ -412,11 +414,12 @@ def test_a_failing_notebook_stays_readable_and_the_others_go_on(project):
 
 
 def test_kill_and_run_again(done, project):
+    temporary = Path(tempfile.mkdtemp(dir="/tmp"))  # a short path, for sockets
     shutil.copytree(done.root, project.root, dirs_exist_ok=True)
     project.configure(alpha={"rate": 0.25}, threads=1)
     (project.root / "results/quick/alpha.json").unlink()
     project.write("hold.alpha", "")
-    run = project.start("quick", "--cores", "2")
+    run = project.start("quick", "--cores", "2", TMPDIR=str(temporary))
     pid = int(project.wait_for("results/quick/alpha.json"))
     if sys.platform == "linux":
         assert "launch.py" in Path(f"/proc/{pid}/cmdline").read_text(), "a step is forked from the launcher's process"
@@ -431,8 +434,10 @@ def test_kill_and_run_again(done, project):
     assert not (project.root / "results/quick/alpha.csv").exists()
 
     (project.root / "hold.alpha").unlink()
-    code, output = project.launch("quick")
+    assert len(list(temporary.iterdir())) == 1, "what it left"
+    code, output = project.launch("quick", TMPDIR=str(temporary), HOME="/proc/nowhere")
     assert code == 0, output
+    temporary.rmdir()  # is empty now
     assert "Another" not in output and "unlock" not in output and "beta" not in output
     assert project.read("results/quick/alpha.where") == "1 ", "as many threads as the profile names"
     assert project.read("results/quick/alpha.csv") == "0.25,['step of seed 1.']"

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
 import os
+import shutil
 import sys
-from contextlib import nullcontext
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import common
 import step
@@ -24,12 +29,14 @@ def main() -> None:
     if args.cores and not (args.cores == "all" or (args.cores.isdecimal() and int(args.cores))):
         sys.exit(f"--cores {args.cores}: must be a number from 1 on, or all")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, which is imported for all steps at once
+    state = common.ROOT / ".snakemake"
+    if not os.access(os.path.expanduser("~"), os.W_OK):  # where libraries keep caches and settings
+        os.environ["HOME"] = str(state / "home")
     try:
         common.plan(args.profile)
     except ValueError as error:
         sys.exit(str(error))
 
-    state = common.ROOT / ".snakemake"
     state.mkdir(exist_ok=True)
     with open(state / "launch.lock", "w") as lock:
         try:
@@ -39,8 +46,27 @@ def main() -> None:
         heal(args.profile)
         # A cluster's jobs are its own, with what it gave them, even those on this machine.
         elsewhere = "SNAKEMAKE_PROFILE" in os.environ or any(o.startswith(("--profile", "--executor")) for o in others)
-        with nullcontext() if elsewhere else step.ready(lock):
+        if elsewhere:
             sys.exit(run(args.profile, args.cores, others))
+        with temporary_folder(), step.ready(lock):
+            sys.exit(run(args.profile, args.cores, others))
+
+
+@contextmanager
+def temporary_folder() -> Iterator[None]:
+    """One for everything temporary of a run here. Of a run that was killed, the next one clears it."""
+    mine = hashlib.sha256(str(common.ROOT).encode()).hexdigest()[:8]
+    folder = Path(tempfile.gettempdir(), f"gtl-{os.getuid()}-{mine}")  # short, since sockets will be in it
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        sys.exit(f"{folder} belongs to somebody else: set TMPDIR")
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def heal(profile: str) -> None:

@@ -13,6 +13,8 @@ import common
 
 
 def main() -> None:
+    from safetensors import SafetensorError
+
     from experiments import data
     from experiments.parameters import ParameterError
     from experiments.preparations.steps import from_command
@@ -32,8 +34,8 @@ def main() -> None:
             with said(common.words(step)):
                 args.folder.mkdir(parents=True, exist_ok=True)
                 step.make(args.folder)
-    except (data.DataError, ParameterError) as error:
-        sys.exit(str(error))
+    except (data.DataError, ParameterError, OSError, SafetensorError) as error:  # the last two: the disk is full, say
+        sys.exit(f"preparation failed: {error}")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import runpy
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -128,6 +129,7 @@ def _be_the_step(connection: socket.socket, name: str, arguments: list[str], env
         threading.Thread(target=_end_with, args=[connection], daemon=True).start()
         os.environ.clear()
         os.environ.update(environment)
+        tempfile.tempdir = None  # as if it had not been asked for yet
         if "torch" in sys.modules and "OMP_NUM_THREADS" in environment:
             sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
         _run(name, arguments)
