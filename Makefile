@@ -15,13 +15,16 @@ CLIENTS := $(STAMP)-clients
 SITE    := $(STAMP)-site
 BROWSER := $(SITE)-test
 
-.PHONY: run test test-clients test-site test-slurm lint figures compare site lab bench lock clean help
+.PHONY: run test test-fuzz test-clients test-site test-slurm lint figures compare site lab bench lock clean help
 
 run: $(if $(SNAKEMAKE_PROFILE),$(CLUSTER),$(STAMP)) ## run the experiments of PROFILE=quick (or paper) on CORES (all)
 	@$(PY) workflow/launch.py $(PROFILE) $(if $(CORES),--cores $(CORES))
 
 test: $(STAMP) ## run the tests
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-fuzz: $(STAMP) ## try the laws of tests/test_fuzz.py on 2000 random inputs each (half an hour)
+	@FUZZ=2000 $(PY) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py
 
 test-clients: $(CLIENTS) ## run the recipes of docs/frameworks.md in the frameworks that they are for
 	@$(PY) -m pytest -n auto --maxprocesses 4 tests/test_clients.py

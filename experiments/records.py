@@ -54,7 +54,7 @@ def read(folder: str | Path, name: str) -> pd.DataFrame:
     table, about = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())
     if hashlib.sha256(table).hexdigest() != about["sha256"]:
         raise ValueError(f"{path} is not the table that {name}.json tells of: cut off, or edited; make it anew")
-    return pd.read_csv(io.BytesIO(table), keep_default_na=False, na_values=[""])
+    return pd.read_csv(io.BytesIO(table), keep_default_na=False, na_values=[""], dtype={"method": str, "metric": str})
 
 
 def split(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
