@@ -15,7 +15,7 @@ CLIENTS := $(STAMP)-clients
 SITE    := $(STAMP)-site
 BROWSER := $(SITE)-test
 
-.PHONY: run test test-fuzz test-clients test-site test-slurm lint figures compare site lab bench lock clean help
+.PHONY: run test test-fuzz test-faults test-clients test-site test-slurm lint figures compare site lab bench lock clean help
 
 run: $(if $(SNAKEMAKE_PROFILE),$(CLUSTER),$(STAMP)) ## run the experiments of PROFILE=quick (or paper) on CORES (all)
 	@$(PY) workflow/launch.py $(PROFILE) $(if $(CORES),--cores $(CORES))
@@ -25,6 +25,9 @@ test: $(STAMP) ## run the tests
 
 test-fuzz: $(STAMP) ## try the laws of tests/test_fuzz.py on 2000 random inputs each (half an hour)
 	@FUZZ=2000 $(PY) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py
+
+test-faults: $(STAMP) ## kill and interrupt a small batch at random moments, thirty times, and resume it (half an hour)
+	@FAULTS=6 $(PY) -m pytest -q tests/test_faults.py
 
 test-clients: $(CLIENTS) ## run the recipes of docs/frameworks.md in the frameworks that they are for
 	@$(PY) -m pytest -n auto --maxprocesses 4 tests/test_clients.py

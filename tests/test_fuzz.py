@@ -27,7 +27,7 @@ sys.path.insert(0, str(records.ROOT / "workflow"))
 import common
 
 # In the usual tests the same examples each time: they must not fail by chance.
-N = int(os.environ.get("FUZZ", "25"))
+N = int(os.environ.get("FUZZ", "10"))
 settings.register_profile(
     "here",
     max_examples=N,
