@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.e04_guides.candidates import BAR, CANDIDATES, METHODS, RIVALS
 from experiments.e04_guides.parameters import GuidesParameters
-from experiments.e04_guides.run import CONDITION, KEY, best_on_validation, differences
+from experiments.e04_guides.run import CONDITION, KEY, above_both, best_on_validation, differences
 from experiments.experiment import Experiment
 from experiments.optimizers import LABELS as OPTIMIZERS
 from experiments.style import HEADS, drawing, headline, n_networks, of_methods, rate_axis
@@ -180,11 +180,10 @@ def guides_arenas(frame: pd.DataFrame) -> Figure:
         axis.set_yticks(range(len(keys)), map(_named, keys))
         axis.tick_params(length=0, labeltop=True, labelbottom=False, labelsize=8)
         axis.spines[:].set_visible(False)
-        ours = (sides[[m.name for m in shown if m.name in CANDIDATES]] == "above").to_numpy()
-        message = f"Of {ours.size} pairs of guide and setting, in {ours.sum()} the guide is clearly above both plain \
-fine-tuning and the linear probe"
+        passes = above_both(table.reset_index())
+        found = f"in {passes.sum()} the guide is clearly above both plain fine-tuning and the linear probe"
         note = "Points, minus the better of the two. Bold: the 95 % interval excludes 0. Framed: best in validation."
-        headline(figure, message, note)
+        headline(figure, f"Of {len(passes)} pairs of guide and setting, {found}", note)
     return figure
 
 

@@ -220,6 +220,12 @@ def conclusions(frame: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def above_both(table: pd.DataFrame) -> pd.Series:
+    """For every condition and candidate of the `differences`, whether it is above frozen and above plain."""
+    against_bar = table[table["rival"].isin(BAR) & table["method"].isin(CANDIDATES)]
+    return against_bar.groupby([*KEY, "method"], sort=False)["side"].agg(lambda sides: (sides == "above").all())
+
+
 def verdict(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     """What this run says, in sentences. table: the `differences`."""
     lines, found = [], conclusions(frame, table)
@@ -228,8 +234,7 @@ def verdict(frame: pd.DataFrame, table: pd.DataFrame) -> str:
         passed = f"passes the bar in {rows['passes'].sum()} of {len(rows)} arenas (above frozen and plain at once)"
         beaten = f"training further on the scouts' classes, without a guide, beats it in {rows['beaten'].sum()}"
         lines.append(f"{what} {passed}; {beaten}.")
-    against_bar = table[table["rival"].isin(BAR) & table["method"].isin(CANDIDATES)]
-    passes = against_bar.groupby([*KEY, "method"], sort=False)["side"].agg(lambda sides: (sides == "above").all())
+    passes = above_both(table)
     pairs = f"Of all {len(passes)} pairs of candidate and arena, {passes.sum()}"
     lines.append(f"{pairs} pass in hindsight, on the test tasks{':' if passes.any() else '.'}")
     lines += [f"  {key[-1]} ({key[1]}, {key[2]} head, {key[3]}, {key[0]})" for key in passes.index[passes]]
