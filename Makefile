@@ -26,7 +26,7 @@ test: $(STAMP) ## run the tests
 test-fuzz: $(STAMP) ## try the laws of tests/test_fuzz.py on 2000 random inputs each (half an hour)
 	@FUZZ=2000 $(PY) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py
 
-test-faults: $(STAMP) ## kill and interrupt a small batch at random moments, thirty times, and resume it (half an hour)
+test-faults: $(STAMP) ## kill and interrupt a small batch at random moments, thirty times, and resume it (45 minutes)
 	@FAULTS=6 $(PY) -m pytest -q tests/test_faults.py
 
 test-clients: $(CLIENTS) ## run the recipes of docs/frameworks.md in the frameworks that they are for
