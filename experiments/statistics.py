@@ -89,11 +89,14 @@ def scouted_alike(
 def by_seed_and_task(frame: pd.DataFrame, *along: str) -> np.ndarray:
     """Values of a tidy frame as an array [seeds, tasks, *along], in sorted order. ValueError if one is missing."""
     keys = ["seed", "task", *along]
-    table = frame.set_index(keys)["value"].sort_index()
-    shape = [frame[key].nunique() for key in keys]
-    if table.index.has_duplicates or len(table) != np.prod(shape):
+    found = [np.unique(frame[key].to_numpy(), return_inverse=True) for key in keys]
+    shape = [len(values) for values, _ in found]
+    places = np.ravel_multi_index([place for _, place in found], shape)
+    if len(places) != np.prod(shape) or len(np.unique(places)) < len(places):
         raise ValueError(f"expected exactly one value per {', '.join(keys)}")
-    return table.to_numpy(float).reshape(shape)
+    table = np.empty(len(places))
+    table[places] = frame["value"]
+    return table.reshape(shape)
 
 
 def paired(one: pd.DataFrame, other: pd.DataFrame) -> Estimate:
@@ -201,8 +204,9 @@ def at_chosen_rates(frame: pd.DataFrame, tuned_on: str) -> pd.DataFrame:
     tuning = frame["metric"].str.startswith("validation_")
     tested = frame.loc[~tuning, [*columns, "learning_rate"]].drop_duplicates()
     chosen = choose_rates(frame[tuning].merge(tested), tuned_on)
-    rates = [chosen.get(variant) for variant in frame[columns].itertuples(index=False, name=None)]
-    return frame[(frame["learning_rate"] == rates) & ~tuning]
+    rates = pd.DataFrame([(*variant, rate) for variant, rate in chosen.items()], columns=[*columns, "rate"])
+    at = frame[columns].merge(rates, how="left")["rate"].to_numpy()
+    return frame[(frame["learning_rate"] == at) & ~tuning]
 
 
 def best_settings(frame: pd.DataFrame, variant: Sequence[str], setting: Sequence[str]) -> dict[tuple, tuple]:

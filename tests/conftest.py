@@ -1,5 +1,10 @@
+import os
+
 import pytest
 import torch
+
+# What tests start, too: two processes with as many threads each as there are cores wait for each other most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
