@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-# What tests start, too: two processes with as many threads each as there are cores wait for each other most of the time.
+# What tests start, too: with as many threads each as there are cores, they mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
