@@ -32,11 +32,11 @@ def mapped(guide: Guide, f: Callable[[Tensor], Tensor], what: str) -> Guide:
 
 
 def linear(guide: Guide, slope: float = 1.0, intercept: float = 0.0) -> Guide:
-    """g -> slope * g + intercept, cut off at 0 and 1. Raises ValueError if one is not finite, the slope negative, or
-    both too large to be told from infinity."""
+    """g -> slope * g + intercept, cut off at 0 and 1. Raises ValueError if the slope is negative, or one of both is
+    not finite in single precision."""
     if slope < 0:
         raise ValueError(f"slope = {slope}: must not be negative, or what scouts moved most would move least")
-    if not max(slope, abs(intercept)) <= LARGEST:
+    if not (slope <= LARGEST and abs(intercept) <= LARGEST):  # nor where one is no number
         raise ValueError(f"slope = {slope}, intercept = {intercept}: must be at most {LARGEST:.2g} in size")
     return mapped(guide, lambda g: (slope * g + intercept).clamp(0, 1), f"linear {slope:g} {intercept:g}")
 
@@ -91,7 +91,8 @@ def uniform(guide: Guide) -> Guide:
     """Every value becomes the mean over all parameters: how much may move, and nothing about where. With it, a guided
     optimizer is the same optimizer at a lower rate for these parameters."""
     values = [g.flatten().to(accumulator(g)) for g in guide.values()]
-    return mapped(guide, lambda g: torch.cat(values).mean().expand_as(g), "uniform")
+    mean = torch.cat(values).mean() if values else torch.zeros(())
+    return mapped(guide, lambda g: mean.expand_as(g), "uniform")
 
 
 def shuffled(guide: Guide, generator: torch.Generator) -> Guide:

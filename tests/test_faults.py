@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_workers import processes_of
 
 ROOT = Path(__file__).resolve().parent.parent
 N = int(os.environ.get("FAULTS", "0"))
@@ -66,18 +67,6 @@ class Checkout:
     def left_behind(self) -> list[str]:
         hidden = [path for path in (self.root / "results").rglob(".*") if path.is_file()]
         return [str(path) for path in [*hidden, *self.temporary.iterdir()]]
-
-
-def processes_of(session: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, own = stat.read_text().rpartition(")")[2].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(own) == session and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -51,18 +51,23 @@ def wait_for(path, n=1):
         time.sleep(0.02)
 
 
-def workers_of(pid: int) -> list[int]:
-    """Its loky workers that still run, orphans included: they keep the session that it started."""
+def processes_of(session: int, command: str = "") -> list[int]:
+    """Those of the session that still run, orphans included, with these words in their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            state, _, _, session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
-            command = (path / "cmdline").read_text()
+            state, _, _, own = (path / "stat").read_text().rpartition(")")[2].split()[:4]
+            words = (path / "cmdline").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(session) == pid and state != "Z" and "popen_loky" in command:
+        if int(own) == session and state != "Z" and command in words:
             found.append(int(path.name))
     return found
+
+
+def workers_of(pid: int) -> list[int]:
+    """Its loky workers that still run: they keep the session that it started."""
+    return processes_of(pid, "popen_loky")
 
 
 def gone(pid: int) -> bool:

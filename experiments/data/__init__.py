@@ -90,7 +90,7 @@ def load(name: str) -> Dataset:
         raise DataError(f"unknown dataset {name!r}: use one of {', '.join(NAMES)}")
     source, path = import_module(f"experiments.data.{name}"), FOLDER / f"{name}.safetensors"
     # Anything may be wrong with a cache (none, cut short, another version, not ours), and the cure is the same.
-    with suppress(OSError, SafetensorError, KeyError, TypeError, ValueError):
+    with suppress(OSError, KeyError, TypeError, ValueError):
         tensors, about = read_safetensors(path)
         classes = list(zip(about["alphabets"], about["characters"], strict=True))
         dataset = Dataset.of(name, tensors["images"], about["counts"], classes, about["evaluation"])

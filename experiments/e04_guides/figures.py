@@ -147,7 +147,8 @@ def guides_arenas(frame: pd.DataFrame) -> Figure:
     Each at its own best rate. Bold where the 95 % interval excludes 0; framed: the guide of the scouts that was best on
     validation tasks.
     """
-    table, best = differences(frame).set_index([*KEY, "method", "rival"]), best_on_validation(frame)
+    every, best = differences(frame), best_on_validation(frame)
+    table, passes = every.set_index([*KEY, "method", "rival"]), above_both(every)
     arenas, tried = list(dict.fromkeys(frame["arena"])), set(frame["method"])
     keys = sorted(best, key=lambda key: arenas.index(key[1]))
     shown = [METHODS[name] for name in (*CANDIDATES, *RIVALS) if name in tried and name not in BAR]
@@ -180,7 +181,6 @@ def guides_arenas(frame: pd.DataFrame) -> Figure:
         axis.set_yticks(range(len(keys)), map(_named, keys))
         axis.tick_params(length=0, labeltop=True, labelbottom=False, labelsize=8)
         axis.spines[:].set_visible(False)
-        passes = above_both(table.reset_index())
         found = f"in {passes.sum()} the guide is clearly above both plain fine-tuning and the linear probe"
         note = "Points, minus the better of the two. Bold: the 95 % interval excludes 0. Framed: best in validation."
         headline(figure, f"Of {len(passes)} pairs of guide and setting, {found}", note)
