@@ -15,7 +15,7 @@ CLIENTS := $(STAMP)-clients
 SITE    := $(STAMP)-site
 BROWSER := $(SITE)-test
 
-.PHONY: run test test-fuzz test-faults test-clients test-site test-slurm lint figures compare site lab bench lock clean help
+.PHONY: run test test-fuzz test-faults test-clients test-site test-slurm test-lowest audit lint figures compare site lab bench lock clean help
 
 run: $(if $(SNAKEMAKE_PROFILE),$(CLUSTER),$(STAMP)) ## run the experiments of PROFILE=quick (or paper) on CORES (all)
 	@$(PY) workflow/launch.py $(PROFILE) $(if $(CORES),--cores $(CORES))
@@ -34,6 +34,19 @@ test-clients: $(CLIENTS) ## run the recipes of docs/frameworks.md in the framewo
 
 test-site: $(BROWSER) ## build the site and check it: links, pictures, and in chromium, if there is one, what axe-core says
 	@$(PY) -m pytest -q tests/test_site.py
+
+test-lowest: ## run the tests with the oldest versions that pyproject.toml allows, in .venv-lowest
+	@$(PYTHON) -m venv $(VENV)-lowest
+	@$(PYTHON) -c 'import tomllib; \
+	p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	texts = [*p["dependencies"], *p["optional-dependencies"]["notebooks"]]; \
+	print(*[text.replace(">=", "==") for text in texts], sep="\n")' > $(VENV)-lowest/oldest.txt
+	@$(VENV)-lowest/bin/python -m pip install -q -c $(VENV)-lowest/oldest.txt -e ".[notebooks,test]"
+	@$(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+audit: $(STAMP) ## ask PyPI for known holes in the versions that requirements.lock names (needs the network)
+	@$(PY) -m venv $(VENV)-audit && $(VENV)-audit/bin/python -m pip install -q pip-audit
+	@$(VENV)-audit/bin/pip-audit -r requirements.lock --no-deps --disable-pip
 
 test-slurm: $(CLUSTER) ## run the quick profile through a Slurm of two nodes on this machine (root; slurm-wlm, munge)
 	@$(PY) tests/slurm/run.py

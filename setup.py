@@ -12,8 +12,9 @@ LEVELS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx2", "-mfma"
 if platform.machine() not in ("x86_64", "AMD64"):
     LEVELS = {"default": []}
 
-# Python itself asks for integers that wrap, at half the speed; nobody reads the errors of square roots.
-OPTIONS = ["-fno-wrapv", "-fno-math-errno", "-fno-trapping-math"]
+# Python itself asks for integers that wrap, at half the speed; nobody reads the errors of square roots. Without -g0,
+# the library would name the folder that it was built in, and no two builds would be the same.
+OPTIONS = ["-fno-wrapv", "-fno-math-errno", "-fno-trapping-math", "-g0"]
 
 setup(
     ext_modules=[

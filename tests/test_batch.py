@@ -294,6 +294,7 @@ BOTH = {"notebook_01_alpha", "notebook_02_beta"}
         ("gtl_core/shared.py", {*BOTH, "figures_01_alpha", "figures_02_beta", "report"}),
         ("gtl_core/shared.c", {*BOTH, "figures_01_alpha", "figures_02_beta", "report"}),
         ("experiments/preparations/toy.py", {*BOTH, "figures_01_alpha", "figures_02_beta", "report", "prepare"}),
+        ("experiments/data.py", {*BOTH, "figures_01_alpha", "figures_02_beta", "report", "prepare"}),
         ("gtl_core/gathered.py", {"notebook_01_alpha", "figures_01_alpha", "report"}),
         ("gtl_core/neighbour.py", set()),
         ("experiments/catalogue.py", set()),

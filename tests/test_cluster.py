@@ -45,9 +45,10 @@ class Cluster:
         self.started.append(process)
         return process.pid
 
-    def start_scheduler(self) -> None:
-        file = self.folder / "scheduler.json"
-        self.start("scheduler", "--host", "127.0.0.1", "--port", 0, "--scheduler-file", file)
+    def start_scheduler(self, port: str = "0") -> None:
+        file, self.address = self.folder / "scheduler.json", ""
+        file.unlink(missing_ok=True)
+        self.start("scheduler", "--host", "127.0.0.1", "--port", port, "--scheduler-file", file)
         until = time.monotonic() + 30
         while not self.address:
             assert time.monotonic() < until, (self.folder / "log.0").read_text()
@@ -161,3 +162,23 @@ def test_nobody_waits_for_a_cluster_that_is_not_there(tmp_path, monkeypatch):
 def test_an_address_has_a_protocol_and_a_port():
     with pytest.raises(ParameterError, match=r"^dask_scheduler = 'host:8786': "):
         xor.XorParameters.parse(XOR | {"dask_scheduler": "host:8786"})
+
+
+def test_a_scheduler_that_is_killed_and_started_again(tmp_path, monkeypatch):
+    """It takes the jobs of the call with it, and its workers: the call says so, and the next one does the work."""
+    monkeypatch.setattr(workers, "DASK_TIMEOUT", 4)
+    cluster = Cluster(tmp_path)
+    try:
+        cluster.start_scheduler()
+        cluster.start_worker()
+        killer = threading.Timer(3, lambda: os.killpg(cluster.started[0].pid, signal.SIGKILL))
+        killer.start()
+        with pytest.raises(WorkerError, match="lost in the middle of the work; run it again") as error:
+            parallel(time.sleep, [0.5] * 100, 1, "sleep", cluster.address)
+        assert "\n" not in str(error.value)
+        killer.join()
+        cluster.start_scheduler(cluster.address.rpartition(":")[2])
+        cluster.start_worker()
+        assert parallel(abs, [-1, 2], 1, "abs", cluster.address) == [1, 2]
+    finally:
+        cluster.close()

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -382,6 +383,16 @@ def test_an_entry_that_points_outside_is_refused(shelf, members, name, tmp_path)
     assert not list(tmp_path.parent.rglob("evil.txt"))
 
 
+def test_a_bomb_is_refused_before_it_is_unpacked(shelf, monkeypatch):
+    """An archive of 100 kB that would unpack to 100 MB; nothing of it is read."""
+    with zipfile.ZipFile(shelf / BACKGROUND, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images/bomb.png", bytes(100_000_000))
+    assert (shelf / BACKGROUND).stat().st_size < 500_000
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(data.DataError, match=f"{BACKGROUND} unpacks to more than 20,000,000 bytes"):
+        load("omniglot")
+
+
 # --- Omniglot from the network --------------------------------------------------------------------
 
 
@@ -520,6 +531,16 @@ def test_a_bad_archive_of_digits(digit_shelf, home, harm, message):
     with pytest.raises(data.DataError, match=rf"{path.name} {message}.*get it again"):
         load("mnist")
     assert files(home) == []
+
+
+def test_a_bomb_of_digits_is_not_unpacked(digit_shelf):
+    path = digit_shelf / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(bytes(400_000_000), compresslevel=1))
+    tracemalloc.start()
+    with pytest.raises(data.DataError, match=rf"{path.name} is not that of the official archive"):
+        load("mnist")
+    assert tracemalloc.get_traced_memory()[1] < 200_000_000
+    tracemalloc.stop()
 
 
 def test_a_missing_archive_of_digits_is_named(digit_shelf):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -22,6 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOT_PINNED = {"clients", "site", "site-test"}  # nothing is computed with them
 EXTRAS = {extra: texts for extra, texts in PROJECT["optional-dependencies"].items() if extra not in NOT_PINNED}
 REQUIREMENTS = [Requirement(text) for texts in (PROJECT["dependencies"], *EXTRAS.values()) for text in texts]
+OF_CORE = {"gtl_core/py.typed", "gtl_core/_engine/blocks.c"}  # beside its modules
 INSTALL = "-c requirements.lock -e .[notebooks,test]"
 
 
@@ -149,28 +151,42 @@ def test_the_core_imports_without_the_extras():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def built(what: str, checkout: Path, **environment: str) -> Path:
+    """A ``wheel`` or ``sdist``, made for real from a copy of the checkout, which has the experiments and tests, too."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.so")
+    for name in ("gtl_core", "experiments", "tests"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=ignored)
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    code = f"import setuptools.build_meta as backend; backend.build_{what}('made')"
+    subprocess.run([sys.executable, "-c", code], cwd=checkout, env=os.environ | environment, check=True)
+    (made,) = (checkout / "made").iterdir()
+    return made
+
+
+def test_the_source_distribution_holds_the_core_and_what_builds_it(tmp_path):
+    with tarfile.open(built("sdist", tmp_path / "checkout")) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    of_setuptools = {name for name in names if ".egg-info/" in name} | {"PKG-INFO", "setup.cfg"}
+    expected = {"pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", *OF_CORE, *sources("gtl_core")}
+    assert names - of_setuptools == expected
+
+
 @pytest.mark.parametrize("compiler", ["cc", "false"])
 def test_what_is_installed_is_the_core(compiler, tmp_path):
-    """A wheel, made for real from a checkout that has the experiments, too; with a compiler, and without."""
+    """A wheel, with a compiler and without, the same to the last byte wherever and whenever it is built."""
     if shutil.which(compiler) is None:
         pytest.skip("no compiler")
-    checkout, wheels = tmp_path / "checkout", tmp_path / "wheels"
-    checkout.mkdir()
-    wheels.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, checkout)
-    for name in ("gtl_core", "experiments", "benchmarks"):
-        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    code = f"from setuptools.build_meta import build_wheel; build_wheel({str(wheels)!r})"
-    environment = os.environ | {"CC": compiler}
-    subprocess.run([sys.executable, "-c", code], cwd=checkout, env=environment, check=True, capture_output=True)
-    (wheel,) = wheels.iterdir()
+    settings = {"CC": compiler, "SOURCE_DATE_EPOCH": "1800000000"}
+    wheel, again = (built("wheel", tmp_path / folder, **settings) for folder in ("one", "another place"))
+    assert wheel.read_bytes() == again.read_bytes()
     with zipfile.ZipFile(wheel) as archive:
         files = {name for name in archive.namelist() if ".dist-info/" not in name}
         (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
+        assert any(name.endswith(".dist-info/licenses/LICENSE") for name in archive.namelist())
     libraries = {name for name in files if re.fullmatch(r"gtl_core/_engine/_blocks_\w+\..*(so|pyd)", name)}
     assert bool(libraries) == (compiler == "cc")
-    assert files - libraries == {*sources("gtl_core"), "gtl_core/_engine/blocks.c"}
+    assert files - libraries == {*sources("gtl_core"), *OF_CORE}
     needed = [Requirement(line) for line in re.findall(r"^Requires-Dist: (.*)$", metadata, re.M)]
     always = {r.name for r in needed if r.marker is None}
     assert always == {"torch", "numpy", "safetensors"} and len(needed) > len(always)

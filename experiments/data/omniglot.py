@@ -29,6 +29,7 @@ ARCHIVES = {  # official md5 of the file, for downloads; sha256 of the images in
         "e5a69b751aa33f555bdc92febd48220b69a811b2ff01de32bf4d1bca47bd1809",
     ),
 }
+MAX_BYTES = 20_000_000  # of all files in an archive: four times what the larger one unpacks to
 
 
 def make() -> Dataset:
@@ -55,6 +56,8 @@ def _drawings(path: Path, content: str) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
+            if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:  # no more than that is ever unpacked
+                raise DataError(f"{path} unpacks to more than {MAX_BYTES:,} bytes: do not trust it, get it again")
             drawings = {name: archive.read(name) for name in sorted(members) if _is_drawing(name)}
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is not a whole zip archive ({error}): remove it and get it again") from error
