@@ -21,7 +21,7 @@ run: $(if $(SNAKEMAKE_PROFILE),$(CLUSTER),$(STAMP)) ## run the experiments of PR
 	@$(PY) workflow/launch.py $(PROFILE) $(if $(CORES),--cores $(CORES))
 
 test: $(STAMP) ## run the tests
-	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-fuzz: $(STAMP) ## try the laws of tests/test_fuzz.py on 2000 random inputs each (half an hour)
 	@FUZZ=2000 $(PY) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py
@@ -42,7 +42,7 @@ test-lowest: ## run the tests with the oldest versions that pyproject.toml allow
 	texts = [*p["dependencies"], *p["optional-dependencies"]["notebooks"]]; \
 	print(*[text.replace(">=", "==") for text in texts], sep="\n")' > $(VENV)-lowest/oldest.txt
 	@$(VENV)-lowest/bin/python -m pip install -q -c $(VENV)-lowest/oldest.txt -e ".[notebooks,test]"
-	@$(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@$(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 audit: $(STAMP) ## ask PyPI for known holes in the versions that requirements.lock names (needs the network)
 	@$(PY) -m venv $(VENV)-audit && $(VENV)-audit/bin/python -m pip install -q pip-audit

@@ -46,7 +46,7 @@ def write_safetensors(
 
     With the names in their order, and a digest of all, by which `read_safetensors` knows a damaged file. sparse: write
     only what is not 0, and at which position (32 bits): smaller if more than half is 0. ValueError if a tensor has more
-    elements than that can count.
+    elements than that can count, OSError if the file cannot be written.
     """
     about = {"metadata": metadata, "names": list(tensors)}
     if sparse:
@@ -62,7 +62,10 @@ def write_safetensors(
         temporary.touch()
         mode = temporary.stat().st_mode  # safetensors makes files that nobody else can read, whatever the umask
         # One metadata key, because safetensors writes several in random order.
-        save_file(stored, temporary, {"gtl": f"{_seal(stored, text)} {text}"})
+        try:
+            save_file(stored, temporary, {"gtl": f"{_seal(stored, text)} {text}"})
+        except safetensors.SafetensorError as error:  # what the system said, of a full disk for instance
+            raise OSError(f"cannot write {path} ({error})") from error
         temporary.chmod(mode)
 
 

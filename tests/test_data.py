@@ -283,7 +283,7 @@ except data.DataError as error:
 """
     here = HERE | {"GTL_DATA_DIR": str(shelf)}
     done = subprocess.run([sys.executable, "-c", script], env=here, capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"cannot write \S+omniglot.safetensors \(.+\): free space or make .+ writable\n", done.stdout)
+    assert re.fullmatch(r"cannot write \S+omniglot.safetensors \(.+\): free space, or make .+ writable\n", done.stdout)
     assert files(home) == []
 
 

@@ -1,5 +1,5 @@
 """Whatever is killed, damaged or lacking, and whenever: a right result, or one line that says what to do, and the next
-run ends as if nothing had been. On a small profile of real experiments; ``make test-faults``.
+run ends as if nothing had been. On a small profile of a real experiment; ``make test-faults``.
 """
 
 import hashlib
@@ -21,8 +21,7 @@ from test_workers import processes_of
 
 ROOT = Path(__file__).resolve().parent.parent
 N = int(os.environ.get("FAULTS", "0"))
-SMALL = {  # what differs from the quick profile; the second has preparations, and both have workers
-    "02_xor": {"n_inits": 8, "n_tuning_inits": 4, "steps": 400, "networks": ["2-2-1 tanh"], "learning_rates": [1, 10]},
+SMALL = {  # what differs from the quick profile, of an experiment with preparations and workers
     "07_forgetting_neighbours": {
         "n_streams": 2, "n_tuning_streams": 1, "pretraining_epochs": 1, "n_scouts": 4, "scout_epochs": 5,
     },
@@ -86,7 +85,7 @@ def whole(tmp_path_factory):
     run = checkout.start()
     output, _ = run.communicate(timeout=600)
     assert run.returncode == 0, output
-    assert len(checkout.results()) > 3
+    assert len(checkout.results()) >= 2
     return checkout.root, checkout.results(), time.monotonic() - begin
 
 
@@ -189,8 +188,8 @@ def test_where_things_are_lacking_results_are_the_same(checkout, whole, settings
         ("2000 MB of memory", "out of memory"),
         ("600 MB of memory", "(out of memory|was killed|Not everything succeeded|^$)"),
         ("results on a full disk", "No space left on device"),
-        ("results that are read only", "Read-only file system"),
-        ("data on a full disk", r"cannot write \S*glyphs.safetensors .*free space"),
+        ("results that are read only", r"^cannot write to .*results/quick \(Read-only"),
+        ("data on a full disk", r"cannot write .*glyphs.safetensors \(.*free space"),
         ("temporary files on a full disk", "(No space left|no usable temporary)"),
     ],
 )

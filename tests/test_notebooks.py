@@ -86,18 +86,12 @@ def test_one_task_is_done_by_hand_with_the_public_api_and_is_the_table_s_number(
     assert re.search(r"^assert .*by_hand", after, re.MULTILINE), "the table's row must be compared with by_hand"
 
 
-@pytest.mark.parametrize(
-    ("parameter", "value", "message"),
-    [
-        ("n_way", "5000", r"ParameterError: n_way = 5000: at most \d+, the number of \w+ classes of glyphs \(seed 0\)"),
-        ("n_scout", "50", r"ParameterError: unknown parameter n_scout = 50: did you mean n_scouts\?"),
-    ],
-)
-def test_papermill_by_hand_stops_with_one_line(tmp_path, parameter, value, message):
+def test_papermill_by_hand_stops_with_one_line(tmp_path):
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", ROOT / "notebooks/03_forgetting.ipynb"]
-    done = subprocess.run([*command, "out.ipynb", "-p", parameter, value], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([*command, "out.ipynb", "-p", "n_scout", "50"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
-    assert re.fullmatch(message, done.stderr.strip().splitlines()[-1])
+    said = done.stderr.strip().splitlines()[-1]
+    assert said == "ParameterError: unknown parameter n_scout = 50: did you mean n_scouts?"
 
 
 @every_notebook

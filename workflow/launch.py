@@ -37,7 +37,14 @@ def main() -> None:
     except ValueError as error:
         sys.exit(str(error))
 
-    state.mkdir(exist_ok=True)
+    for folder in (state, common.ROOT / "results" / args.profile):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            reason = "" if os.access(folder, os.W_OK) else "no right to"
+        except OSError as error:
+            reason = error.strerror
+        if reason:
+            sys.exit(f"cannot write to {folder} ({reason})")
     with open(state / "launch.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,8 +13,6 @@ import common
 
 
 def main() -> None:
-    from safetensors import SafetensorError
-
     from experiments import data
     from experiments.parameters import ParameterError
     from experiments.preparations.steps import from_command
@@ -34,7 +32,7 @@ def main() -> None:
             with said(common.words(step)):
                 args.folder.mkdir(parents=True, exist_ok=True)
                 step.make(args.folder)
-    except (data.DataError, ParameterError, OSError, SafetensorError) as error:  # the last two: the disk is full, say
+    except (data.DataError, ParameterError, OSError) as error:  # the last: the disk is full, say
         sys.exit(f"preparation failed: {error}")
 
 

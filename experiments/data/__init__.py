@@ -19,7 +19,6 @@ from importlib import import_module
 from typing import Self
 
 import torch
-from safetensors import SafetensorError
 
 from experiments.records import ROOT
 from gtl_core.files import read_safetensors, write_safetensors
@@ -102,6 +101,6 @@ def load(name: str) -> Dataset:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_safetensors(path, {"images": dataset.images}, about)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"cannot write {path} ({error}): free space or make the folder writable") from error
+    except OSError as error:
+        raise DataError(f"{error}: free space, or make {path.parent} writable") from error
     return dataset
