@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 # Named after what was installed and where: a changed lock or a moved checkout installs again, and so does a killed install.
-STAMP := $(VENV)/installed-$(shell (cat requirements.lock pyproject.toml setup.py gtl_core/_engine/blocks.c; pwd) | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/installed-$(shell (cat requirements.lock pyproject.toml setup.py gtl_core/_engine/*.[ch]; pwd) | cksum | cut -d' ' -f1)
 CLUSTER := $(STAMP)-cluster
 CLIENTS := $(STAMP)-clients
 SITE    := $(STAMP)-site

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-SOURCE = Path("gtl_core/_engine/blocks.c")
+SOURCES = sorted(Path("gtl_core/_engine").glob("*.[ch]"))
 # One library for each kind of vectors that torch tells apart; which one is loaded, the machine decides that runs it.
 LEVELS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx2", "-mfma"]}
 if platform.machine() not in ("x86_64", "AMD64"):
@@ -20,9 +20,10 @@ setup(
     ext_modules=[
         Extension(
             f"gtl_core._engine._blocks_{level}",
-            [str(SOURCE)],
+            [str(path) for path in SOURCES if path.suffix == ".c"],
+            depends=[str(path) for path in SOURCES],
             extra_compile_args=["-O3", *OPTIONS, *flags],
-            define_macros=[("SOURCE", f"{zlib.crc32(SOURCE.read_bytes())}u")],
+            define_macros=[("SOURCE", f"{zlib.crc32(b''.join(path.read_bytes() for path in SOURCES))}u")],
             optional=True,
         )
         for level, flags in LEVELS.items()

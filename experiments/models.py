@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from gtl_core._engine import Blocks
+from gtl_core._engine import Blocks, PooledBlocks
 
 HEADS = ("zero", "random")
 
@@ -60,7 +60,7 @@ def cnn(n_way: int, channels: int = 16, *, generator: torch.Generator) -> nn.Seq
     normalization. Named ``body.*`` and ``head.*``, as `conv4`. ReLU and maximum commute, and after pooling there is a
     quarter to do; channels innermost, for a third of the time.
     """
-    body = nn.Sequential(
+    body = PooledBlocks(
         *(nn.Conv2d(1, channels, 3), nn.MaxPool2d(2), nn.ReLU()),
         *(nn.Conv2d(channels, 2 * channels, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()),
         *(nn.Linear(2 * channels * 5 * 5, 128), nn.ReLU()),

@@ -15,7 +15,7 @@ from experiments.models import conv4
 from gtl_core._engine import Blocks, blocks, engine, stack
 from gtl_core.tasks import rng
 
-SOURCE = Path(blocks.__file__).with_suffix(".c")
+SOURCES = sorted(Path(blocks.__file__).parent.glob("*.c"))
 needs_c = pytest.mark.skipif(engine() == "torch", reason="no compiler was there at installation")
 
 
@@ -165,7 +165,7 @@ def test_machines_with_other_vectors(width, tmp_path, monkeypatch):
     if (compiler := shutil.which("cc")) is None:
         pytest.skip("no compiler")
     options = ["-O2", "-shared", "-fPIC", f"-DWIDTH={width}", "-DSOURCE=1u", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([compiler, *options, SOURCE, "-o", tmp_path / "blocks.so", "-lm"], check=True)
+    subprocess.run([compiler, *options, *SOURCES, "-o", tmp_path / "blocks.so", "-lm"], check=True)
     library = ctypes.CDLL(str(tmp_path / "blocks.so"))
     monkeypatch.setattr(blocks, "compiled", lambda: library)
     for channels in (width, 2 * width):

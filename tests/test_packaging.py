@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOT_PINNED = {"clients", "site", "site-test"}  # nothing is computed with them
 EXTRAS = {extra: texts for extra, texts in PROJECT["optional-dependencies"].items() if extra not in NOT_PINNED}
 REQUIREMENTS = [Requirement(text) for texts in (PROJECT["dependencies"], *EXTRAS.values()) for text in texts]
-OF_CORE = {"gtl_core/py.typed", "gtl_core/_engine/blocks.c"}  # beside its modules
+OF_CORE = {"gtl_core/py.typed", *(f"gtl_core/_engine/{name}" for name in ("blocks.c", "pooled.c", "vectors.h"))}
 INSTALL = "-c requirements.lock -e .[notebooks,test]"
 
 

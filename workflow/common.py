@@ -147,7 +147,9 @@ def uses(*starts: str) -> list[str]:
         if path is None or (module, name) in seen:
             return
         seen.add((module, name))
-        found.update(p for p in (path, path.with_suffix(".c")) if p.is_file())  # and what it calls in C
+        found.add(path)
+        if path.with_suffix(".c").is_file():  # which it calls
+            found.update(path.parent.glob("*.[ch]"))
         imports = _imports(path.read_text(), module if path.name == "__init__.py" else module.rpartition(".")[0])
         gathered = [i for i in imports if name and i[2] == name]
         follow(gathered if path.name == "__init__.py" and gathered else imports)

@@ -17,7 +17,7 @@ from experiments.models import cnn, conv4, new_head
 from experiments.optimizers import OptimizerName, recipe
 from experiments.parameters import Count, Rate, Seed
 from experiments.preparations.pretraining import Body
-from experiments.preparations.scouting import SIDE_BY_SIDE, ScoutingStep
+from experiments.preparations.scouting import ScoutingStep
 from experiments.preparations.steps import Step
 from gtl_core.files import read_safetensors, write_safetensors
 from gtl_core.scouting import scout
@@ -133,7 +133,7 @@ class DigitScouting(ScoutingStep):
     def make(self, folder: Path) -> None:
         model = self.pretraining.model(folder, self.n_way, "pretrained" if self.head == "pretrained" else "random")
         tasks = list(self.tasks())
-        displacement = scout(model, tasks, self.recipe(len(tasks[0][0])), side_by_side=SIDE_BY_SIDE)
+        displacement = scout(model, tasks, self.recipe(len(tasks[0][0])))
         displacement.save(self.path(folder))
 
 

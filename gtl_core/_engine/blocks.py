@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, group_norm, relu
 
 _Pointer = ctypes.c_void_p
-_MOST_BLOCKS, _MOST_CHANNELS, _MOST_PIXELS = 8, 1024, 256**2  # what the C code has room for
+MOST_BLOCKS, _MOST_CHANNELS, MOST_PIXELS = 8, 1024, 256**2  # what the C code has room for
 
 
 @cache
 def compiled() -> ctypes.CDLL | None:
     """The C code for this machine, if it was compiled and ``GTL_ENGINE=torch`` does not say otherwise.
 
-    RuntimeError if it was compiled from another ``blocks.c``.
+    RuntimeError if it was compiled from other files of C than those beside this one.
     """
     if os.environ.get("GTL_ENGINE") == "torch":
         return None
@@ -36,11 +36,12 @@ def compiled() -> ctypes.CDLL | None:
     spec = next(filter(None, found), None)
     if spec is None or spec.origin is None:
         return None
-    library = ctypes.CDLL(spec.origin)
-    library.source.restype = ctypes.c_uint
-    if library.source() != zlib.crc32(Path(__file__).with_suffix(".c").read_bytes()):
+    code = ctypes.CDLL(spec.origin)
+    code.source.restype = ctypes.c_uint
+    sources = sorted(Path(__file__).parent.glob("*.[ch]"))
+    if code.source() != zlib.crc32(b"".join(path.read_bytes() for path in sources)):
         raise RuntimeError(f"{spec.origin} was compiled from other source code: pip install the package again")
-    return library
+    return code
 
 
 def engine() -> str:
@@ -50,10 +51,10 @@ def engine() -> str:
 
 def fits(weight: Tensor) -> bool:
     """Whether the C code can take this weight of a 3x3 convolution [..., out, in, 3, 3], as it fills its vectors."""
-    library, (out, n_in, *kernel) = compiled(), weight.shape[-4:]
-    if library is None or kernel != [3, 3] or max(out, n_in) > _MOST_CHANNELS:
+    code, (out, n_in, *kernel) = compiled(), weight.shape[-4:]
+    if code is None or kernel != [3, 3] or max(out, n_in) > _MOST_CHANNELS:
         return False
-    return weight.device.type == "cpu" and not out % library.width() and (n_in == 1 or not n_in % library.width())
+    return weight.device.type == "cpu" and not out % code.width() and (n_in == 1 or not n_in % code.width())
 
 
 def in_its_order(weight: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ class Blocks(nn.Sequential):
         layers: list[Any] = list(self)
         names = [type(layer).__name__ for layer in layers]
         n = len(layers) // 3
-        if not 1 <= n <= _MOST_BLOCKS or names != [*["Conv2d", "GroupNorm", "ReLU"] * n, "Flatten"]:
+        if not 1 <= n <= MOST_BLOCKS or names != [*["Conv2d", "GroupNorm", "ReLU"] * n, "Flatten"]:
             return None
         convolutions, norms = layers[:-1:3], layers[1::3]
         if not all(fits(c.weight) and c.bias is not None and _strides_by_two(c) for c in convolutions):
@@ -99,7 +100,7 @@ class Blocks(nn.Sequential):
             return False
         first: Any = self[0]
         weight = first.weight
-        square = input.dim() == weight.dim() and input.shape[-1] ** 2 == input.shape[-2:].numel() <= _MOST_PIXELS
+        square = input.dim() == weight.dim() and input.shape[-1] ** 2 == input.shape[-2:].numel() <= MOST_PIXELS
         return square and input.dtype == weight.dtype == torch.float32
 
     def forward(self, input: Tensor) -> Tensor:
@@ -179,7 +180,7 @@ class Call:
             len(settings),
             (ctypes.c_int * len(self.shapes))(*self.shapes),
             (ctypes.c_float * len(settings))(*(eps for _, eps in settings)),
-            _pointers(self.parameters),
+            pointers(self.parameters),
             *(size, n, _Pointer(self.images.data_ptr()), *strides),
         ]
         self.n, self.size = n, size
@@ -192,8 +193,8 @@ class Call:
     def forward(self, kept: tuple[list[Tensor], list[Tensor]] | None) -> Tensor:
         out, _, side = self.halves[-1]
         features = torch.empty(self.n, self.size, out * side * side)
-        rooms = map(_pointers, kept) if kept else (None, None)
-        _library().forward(*self.arguments, *rooms, _Pointer(features.data_ptr()))
+        rooms = map(pointers, kept) if kept else (None, None)
+        library().forward(*self.arguments, *rooms, _Pointer(features.data_ptr()))
         return features
 
     def fit(
@@ -208,22 +209,23 @@ class Call:
     ) -> None:
         """Train in place. The last two of ``parameters`` are a head's; labels [N, S]."""
         strides = (ctypes.c_long(labels.stride(i)) for i in (0, 1))
-        kept = (None if tensors is None else _pointers(tensors) for tensors in (first, second))
-        training = (_Pointer(labels.data_ptr()), *strides, n_way, steps, ctypes.byref(rule), *kept, _pointers(guide))
-        _library().fit(*self.arguments, *training)
+        kept = (None if tensors is None else pointers(tensors) for tensors in (first, second))
+        training = (_Pointer(labels.data_ptr()), *strides, n_way, steps, ctypes.byref(rule), *kept, pointers(guide))
+        library().fit(*self.arguments, *training)
 
     def backward(self, kept: tuple[list[Tensor], list[Tensor]], gradient: Tensor) -> list[Tensor]:
         gradient = gradient.contiguous()
         gradients = [torch.empty_like(p) for p in self.parameters]
-        _library().backward(*self.arguments, *map(_pointers, kept), _Pointer(gradient.data_ptr()), _pointers(gradients))
+        library().backward(*self.arguments, *map(pointers, kept), _Pointer(gradient.data_ptr()), pointers(gradients))
         return gradients
 
 
-def _library() -> ctypes.CDLL:
-    library = compiled()
-    assert library is not None
-    return library
+def library() -> ctypes.CDLL:
+    """The C code, where it is known to be there."""
+    code = compiled()
+    assert code is not None
+    return code
 
 
-def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array:
+def pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array:
     return (_Pointer * len(tensors))(*(0 if t is None else t.data_ptr() for t in tensors))

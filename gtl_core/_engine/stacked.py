@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from gtl_core._engine.at_once import all_steps
 from gtl_core._engine.blocks import Blocks, hooked, in_its_order
+from gtl_core._engine.pooled import PooledBlocks
 from gtl_core.guide import Guide
 
 
@@ -78,7 +79,7 @@ def _stack(models: Sequence[nn.Module]) -> nn.Module:
     name = type(first).__name__
     if hooked(first):
         raise TypeError(f"cannot stack a {name} with hooks")
-    if type(first) in (nn.Sequential, Blocks):
+    if type(first) in (nn.Sequential, Blocks, PooledBlocks):
         if len(list(first.named_parameters())) < len(list(first.named_parameters(remove_duplicate=False))):
             raise TypeError("cannot stack a network with shared parameters")
         # Not `named_children`, which leaves out a layer that comes a second time.
