@@ -26,8 +26,8 @@ test: $(STAMP) ## run the tests
 test-fuzz: $(STAMP) ## try the laws of tests/test_fuzz.py on 2000 random inputs each (half an hour)
 	@FUZZ=2000 $(PY) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py
 
-test-faults: $(STAMP) ## kill and interrupt a small batch at random moments, thirty times, and resume it (45 minutes)
-	@FAULTS=6 $(PY) -m pytest -q tests/test_faults.py
+test-faults: $(STAMP) ## kill, interrupt, damage and starve a small batch, and run it again (half an hour)
+	@FAULTS=7 $(PY) -m pytest -q tests/test_faults.py
 
 test-clients: $(CLIENTS) ## run the recipes of docs/frameworks.md in the frameworks that they are for
 	@$(PY) -m pytest -n auto --maxprocesses 4 tests/test_clients.py
@@ -35,7 +35,7 @@ test-clients: $(CLIENTS) ## run the recipes of docs/frameworks.md in the framewo
 test-site: $(BROWSER) ## build the site and check it: links, pictures, and in chromium, if there is one, what axe-core says
 	@$(PY) -m pytest -q tests/test_site.py
 
-test-lowest: ## run the tests with the oldest versions that pyproject.toml allows, in .venv-lowest
+test-lowest: ## run the tests with the oldest allowed versions of what the notebooks need, in .venv-lowest
 	@$(PYTHON) -m venv $(VENV)-lowest
 	@$(PYTHON) -c 'import tomllib; \
 	p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
@@ -44,8 +44,8 @@ test-lowest: ## run the tests with the oldest versions that pyproject.toml allow
 	@$(VENV)-lowest/bin/python -m pip install -q -c $(VENV)-lowest/oldest.txt -e ".[notebooks,test]"
 	@$(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-audit: $(STAMP) ## ask PyPI for known holes in the versions that requirements.lock names (needs the network)
-	@$(PY) -m venv $(VENV)-audit && $(VENV)-audit/bin/python -m pip install -q pip-audit
+audit: ## ask PyPI for known vulnerabilities of the versions that requirements.lock names (needs the network)
+	@$(PYTHON) -m venv $(VENV)-audit && $(VENV)-audit/bin/python -m pip install -q pip-audit
 	@$(VENV)-audit/bin/pip-audit -r requirements.lock --no-deps --disable-pip
 
 test-slurm: $(CLUSTER) ## run the quick profile through a Slurm of two nodes on this machine (root; slurm-wlm, munge)

@@ -64,7 +64,7 @@ CONTENTS = """
 PAGES = {
     "Use it": ["RESULTS", "docs/own_network", "docs/frameworks", "docs/running"],
     "Experiments": [f"results/paper/notebooks/{notebook}" for notebook in sorted(EXPERIMENTS)],
-    "Reference": ["docs/api", "docs/parameters", "docs/tables", "data/README", "CONTRIBUTING"],
+    "Reference": ["docs/api", "docs/parameters", "docs/tables", "data/README", "docs/promises", "CONTRIBUTING"],
 }
 CAPTIONS = {stem: caption(draw) for e in EXPERIMENTS.values() for stem, draw in e.figures.items()}
 BADGES = r"^!\[[^]]*\]\(https.*\n"  # loaded from elsewhere

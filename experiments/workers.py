@@ -132,7 +132,7 @@ def _code() -> str:
     """Digest of what this process computes with. Workers live long and would go on with the code of yesterday."""
     digest = hashlib.sha256(torch.__version__.encode())
     for package in map(Path, (gtl_core.__path__[0], experiments.__path__[0])):
-        for path in sorted([*package.rglob("*.py"), *package.rglob("*.c")]):
+        for path in sorted([*package.rglob("*.py"), *package.rglob("*.[ch]")]):
             digest.update(f"{package.name}/{path.relative_to(package)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -71,7 +71,10 @@ def test_what_cannot_be_passed_through_goes_by_layers():
     assert one.settings is not None
     images = torch.rand(2, 1, 28, 28, requires_grad=True)
     assert torch.autograd.grad(one(images).sum(), images)[0].abs().sum() > 0
-    assert one.double()(images.double()).dtype == torch.float64
+    assert one.takes(images.detach())
+    assert not one.double().takes(images.detach().double())
+    with pytest.raises(RuntimeError, match="same"):
+        one(images.detach())
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,7 @@ def test_what_cannot_be_passed_through_goes_by_layers():
         lambda layers: layers.__setitem__(0, nn.Conv2d(1, 16, 3, stride=2, padding=1, bias=False)),
         lambda layers: layers.__setitem__(1, nn.GroupNorm(4, 16, affine=False)),
         lambda layers: layers.__setitem__(3, nn.Conv2d(16, 16, 3, stride=2, padding=1, groups=2)),
+        lambda layers: layers.__setitem__(-1, nn.Flatten(2)),
         lambda layers: layers.pop(),
         lambda layers: layers.clear(),
     ],
@@ -92,6 +96,17 @@ def test_other_layers_are_computed_as_they_are(change):
     images = torch.rand(3, 1, 8, 8)
     assert Blocks(*layers).settings is None
     assert torch.equal(Blocks(*layers)(images), nn.Sequential(*layers)(images))
+
+
+@needs_c
+def test_layers_may_change_after_a_pass():
+    one, images = body(16, 2), torch.rand(3, 1, 8, 8)
+    one(images)
+    one[2] = nn.Tanh()
+    assert torch.equal(one(images), nn.Sequential(*one)(images))
+    one[2], one[3] = nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, padding=1)
+    with pytest.raises(RuntimeError, match="channels"):
+        one(images)
 
 
 @needs_c
@@ -139,7 +154,7 @@ def test_gradients_can_be_differentiated():
 def test_nothing_of_this_machine_is_pickled():
     model = conv4(5, 16, generator=rng(0))
     assert model.body.settings is not None
-    assert "settings" not in pickle.loads(pickle.dumps(model)).body.__dict__
+    assert "_known" in model.body.__dict__ and "_known" not in pickle.loads(pickle.dumps(model)).body.__dict__
 
 
 @needs_c
@@ -159,16 +174,20 @@ def test_code_compiled_from_another_source_is_refused(monkeypatch):
         blocks.compiled()
 
 
-@pytest.mark.parametrize("width", [8, 16])
-def test_machines_with_other_vectors(width, tmp_path, monkeypatch):
-    """The same source for vectors of 8 and 16 numbers, which the compiler puts together from what there is here."""
+@pytest.fixture(params=[8, 16])
+def other_width(request, tmp_path, monkeypatch):
+    """The same source for vectors of so many numbers, which the compiler puts together from what there is here."""
     if (compiler := shutil.which("cc")) is None:
         pytest.skip("no compiler")
-    options = ["-O2", "-shared", "-fPIC", f"-DWIDTH={width}", "-DSOURCE=1u", "-Wall", "-Wextra", "-Werror"]
+    options = ["-O2", "-shared", "-fPIC", f"-DWIDTH={request.param}", "-DSOURCE=1u", "-Wall", "-Wextra", "-Werror"]
     subprocess.run([compiler, *options, *SOURCES, "-o", tmp_path / "blocks.so", "-lm"], check=True)
     library = ctypes.CDLL(str(tmp_path / "blocks.so"))
     monkeypatch.setattr(blocks, "compiled", lambda: library)
-    for channels in (width, 2 * width):
+    return request.param
+
+
+def test_machines_with_other_vectors(other_width):
+    for channels in (other_width, 2 * other_width):
         one, images = body(channels), torch.rand(7, 1, 28, 28, generator=rng(1))
         assert one.settings is not None and body(12).settings is None
         weights = torch.randn(7, 4 * channels, generator=rng(2))

@@ -1,10 +1,10 @@
 """The C code for blocks with pooling does what torch's layers do, or leaves the work to them."""
 
-import pickle
+import re
 
 import pytest
 import torch
-from test_blocks import gradients, needs_c
+from test_blocks import gradients, needs_c, other_width  # noqa: F401
 from torch import nn
 
 from experiments.models import cnn
@@ -45,7 +45,7 @@ def test_a_training_ends_where_that_of_the_layers_does():
     ends = []
     for in_one_pass in (True, False):
         model = cnn(5, 16, generator=rng(0))
-        assert model.body.n_blocks == 2
+        assert model.body.takes(torch.rand(15, 1, 28, 28))
         if not in_one_pass:
             model.body = nn.Sequential(*model.body)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -61,27 +61,49 @@ def test_a_training_ends_where_that_of_the_layers_does():
 
 
 @needs_c
-def test_the_first_of_equals_is_chosen_and_what_is_frozen_or_not_a_number_is_as_in_torch():
-    one, images = body(8), torch.zeros(2, 1, 28, 28)  # every window has four equals
-    weights = torch.ones_like(one(images))
+def test_the_first_of_equals_is_chosen():
+    """The first convolution puts out the pixel in the middle: the four of a window are equal, those around are not."""
+    one = body(16)
+    with torch.no_grad():
+        one[0].weight.zero_()[:, :, 1, 1] = 1
+    squares = torch.rand(2, 1, 13, 13, generator=rng(1)).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    images = nn.functional.pad(squares, (1, 1, 1, 1))
+    assert one.takes(images)
+    weights = torch.randn(one(images).shape, generator=rng(2))
     for mine, expected in zip(
         gradients(one, images, weights), gradients(nn.Sequential(*one), images, weights), strict=True
     ):
-        torch.testing.assert_close(mine, expected)
-    images = torch.rand(2, 1, 28, 28, generator=rng(1))
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+@needs_c
+def test_what_is_not_a_number_does_not_become_one():
+    """In an image, of which one window has it in its last pixel alone; and in a weight."""
+    one, images = body(16), torch.rand(2, 1, 28, 28, generator=rng(1))
+    images[0, 0, 13, 13] = float("nan")
+    assert one.takes(images)
+    with torch.no_grad():
+        for _ in range(2):
+            found, expected = one(images), nn.Sequential(*one)(images)
+            assert torch.equal(found.isnan(), expected.isnan()) and found.isnan().any()
+            images, one[3].weight[0, 0, 0, 0] = torch.rand(2, 1, 28, 28), float("nan")
+
+
+@needs_c
+def test_what_is_frozen_has_no_gradient():
+    one, images = body(16), torch.rand(2, 1, 28, 28, generator=rng(1))
     one[0].weight.requires_grad_(False)
+    assert one.takes(images)
     one(images).sum().backward()
     expected = torch.autograd.grad(nn.Sequential(*one)(images).sum(), one[0].bias)[0]
     torch.testing.assert_close(one[0].bias.grad, expected, rtol=1e-4, atol=1e-4)
     assert one[0].weight.grad is None
-    with torch.no_grad():
-        one[3].weight[0, 0, 0, 0] = float("nan")
-        assert torch.equal(one(images).isnan(), nn.Sequential(*one)(images).isnan()) and one(images).isnan().any()
 
 
 @needs_c
 def test_gradients_can_be_differentiated():
-    one, images = body(8, 1), torch.rand(3, 1, 8, 8, generator=rng(1))
+    one, images = body(16, 1), torch.rand(3, 1, 8, 8, generator=rng(1))
+    assert one.takes(images)
 
     def twice(network: nn.Module) -> tuple[torch.Tensor, ...]:
         first = torch.autograd.grad(network(images).pow(2).sum(), list(network.parameters()), create_graph=True)
@@ -91,6 +113,7 @@ def test_gradients_can_be_differentiated():
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
+@needs_c
 @pytest.mark.parametrize(
     "change",
     [
@@ -101,15 +124,42 @@ def test_gradients_can_be_differentiated():
         lambda layers: layers.__setitem__(0, nn.Conv2d(1, 16, 3, bias=False)),
         lambda layers: layers.__setitem__(0, nn.Conv2d(1, 16, 5)),
         lambda layers: layers.pop(6),
+        lambda layers: layers.__setitem__(6, nn.Flatten(2)),
+        lambda layers: layers.insert(0, layers.pop(6)),
         lambda layers: layers.clear(),
     ],
 )
 def test_other_layers_are_computed_as_they_are(change):
-    layers = list(body(16))
+    layers, images = list(body(16)), torch.rand(3, 1, 20, 20)
+    assert PooledBlocks(*layers).takes(images)
     change(layers)
-    images = torch.rand(3, 1, 20, 20)
-    assert PooledBlocks(*layers).n_blocks == 0
-    assert torch.equal(PooledBlocks(*layers)(images), nn.Sequential(*layers)(images))
+    changed, plain = PooledBlocks(*layers), nn.Sequential(*layers)
+    assert not changed.takes(images)
+    try:
+        expected = plain(images)
+    except RuntimeError as error:
+        with pytest.raises(RuntimeError, match=re.escape(str(error))):
+            changed(images)
+    else:
+        assert torch.equal(changed(images), expected)
+
+
+@needs_c
+def test_what_a_body_is_may_change():
+    """Its layers after a pass, its type; and channels that do not follow on each other are an error, as in torch."""
+    one, images = body(16), torch.rand(3, 1, 20, 20)
+    one(images)
+    one[2] = nn.Tanh()
+    assert torch.equal(one(images), nn.Sequential(*one)(images))
+    half = body(16)
+    half[3].double()
+    with pytest.raises(RuntimeError, match="same"):
+        half(images)
+    other = body(16)
+    other[3] = nn.Conv2d(8, 16, 3)
+    with pytest.raises(RuntimeError, match="channels"):
+        other(images)
+    assert body(16)(images[:0]).shape == (0, 32 * 9)
 
 
 @needs_c
@@ -121,11 +171,23 @@ def test_what_cannot_be_passed_through_goes_by_layers():
     with pytest.raises(RuntimeError, match="too small"):
         one(torch.rand(2, 1, 3, 3))
     handle = one[3].register_forward_hook(lambda *_: heard.append(1))
+    assert not one.takes(images.detach())
     one(images.detach())
     handle.remove()
+    assert one.takes(images.detach())
     assert heard == [1]
-    model = cnn(3, 8, generator=rng(0))
+    model = cnn(3, 16, generator=rng(0))
+    assert model.body.takes(images.detach())
     together = stack([model, model])(torch.stack([images.detach()] * 2, 1))
     torch.testing.assert_close(together[:, 0], model(images.detach()), rtol=1e-4, atol=1e-5)
-    assert "n_blocks" not in pickle.loads(pickle.dumps(one)).__dict__
-    assert one.double()(images.double()).dtype == torch.float64
+    assert not one.double().takes(images.detach().double())
+
+
+def test_machines_with_other_vectors(other_width):  # noqa: F811
+    one, images = body(other_width), torch.rand(7, 1, 28, 28, generator=rng(1))
+    assert one.takes(images)
+    weights = torch.randn(one(images).shape, generator=rng(2))
+    for found, expected in zip(
+        gradients(one, images, weights), gradients(nn.Sequential(*one), images, weights), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())

@@ -43,6 +43,13 @@ def test_the_model_finds_the_coefficients_that_made_the_times():
     assert scaling.fit_model(every, seconds) == pytest.approx(true, rel=1e-6, abs=1e-14)
 
 
+def test_twice_and_half_are_equally_wrong():
+    """One workload that once took 1 s and once 4: the model says 2, whose ratios to both are equal."""
+    workload = scaling.workloads(PARAMETERS)[0]
+    model = scaling.fit_model([workload, workload], [1.0, 4.0])
+    assert scaling.predict(model, workload) == pytest.approx(2, rel=1e-3)
+
+
 def test_no_coefficient_is_negative():
     every = scaling.workloads(PARAMETERS)
     falling = [1 / workload.n_parameters for workload in every]  # as no cost can do

@@ -148,7 +148,7 @@ def uses(*starts: str) -> list[str]:
             return
         seen.add((module, name))
         found.add(path)
-        if path.with_suffix(".c").is_file():  # which it calls
+        if path.with_suffix(".c").is_file():  # the C of a folder is one library
             found.update(path.parent.glob("*.[ch]"))
         imports = _imports(path.read_text(), module if path.name == "__init__.py" else module.rpartition(".")[0])
         gathered = [i for i in imports if name and i[2] == name]

@@ -134,8 +134,8 @@ def run(p: ScalingParameters) -> pd.DataFrame:
 
 
 def timed(workload: Workload, p: ScalingParameters) -> tuple[float, int]:
-    """Seconds of a scouting, the shortest of up to ``repeats`` after one that finds all memory it needs, and bytes sent
-    to the workers and back."""
+    """Seconds of a scouting, the shortest of up to ``repeats`` after a short one that is not timed, and bytes sent to
+    the workers and back."""
     executor = None
     if workload.n_workers > 1:
         executor = _Counting(loky.get_reusable_executor(workload.n_workers, timeout=600, initializer=single_thread))
@@ -159,11 +159,13 @@ def carry_out(workload: Workload, p: ScalingParameters, executor: Executor | Non
 
 
 def peaks_of(every: Sequence[Workload], p: ScalingParameters) -> list[tuple[Workload, int]]:
-    """Peak memory of the shortest scoutings by one worker, with the most scouts, and with any number of the largest."""
-    alone = [w for w in every if (w.n_workers, w.batch_size, w.steps) == (p.n_workers[0], p.batch_sizes[0], p.steps[0])]
+    """Peak memory of the shortest scoutings in one process: of every visible network with the most scouts, of the
+    largest with each number of scouts."""
+    alone = [w._replace(n_workers=1) for w in every if (w.batch_size, w.steps) == (p.batch_sizes[0], p.steps[0])]
+    alone = list(dict.fromkeys(alone))
     many, largest = max(p.n_scouts), max(w.n_parameters for w in every)
     alone = [w for w in alone if (w.n_scouts == many and w.n_parameters >= VISIBLE) or w.n_parameters == largest]
-    context = get_context("forkserver")  # which has imported torch once, and nothing else has happened there
+    context = get_context("forkserver")  # it imports torch once; what starts from it has done nothing else
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(2, mp_context=context, max_tasks_per_child=1) as fresh:
         return list(zip(alone, fresh.map(partial(peak_bytes, p=p), alone), strict=True))
@@ -200,7 +202,7 @@ def terms(workload: Workload) -> dict[str, float]:
         "per step": in_a_row,
         "per step, parameter and example": in_a_row * n_parameters * batch_size,
         "per step and parameter": in_a_row * n_parameters,
-        "per step, parameter and other worker": in_a_row * n_parameters * (n_workers - 1),
+        "per step, parameter and each other worker": in_a_row * n_parameters * (n_workers - 1),
         "per scout": n_scouts,
         "per scout and parameter, to copy and add": n_scouts * n_parameters,
         "per scout sent": sent,
@@ -209,7 +211,7 @@ def terms(workload: Workload) -> dict[str, float]:
 
 
 def fit_model(every: Sequence[Workload], seconds: Sequence[float]) -> dict[str, float]:
-    """No coefficient below zero; least squares on (ratio + 1 / ratio) of predicted to measured seconds.
+    """No coefficient below zero; the smallest sum of ratio + 1 / ratio of predicted to measured seconds.
 
     Ratios of 2 and 1/2 are equally wrong, which relative errors would not see. By reweighting with the last prediction;
     each fit is that of Lawson & Hanson (1974).
@@ -219,7 +221,7 @@ def fit_model(every: Sequence[Workload], seconds: Sequence[float]) -> dict[str, 
     took = np.array(seconds)
     predicted = took
     for _ in range(30):
-        weights = 1 / np.sqrt(predicted * took)
+        weights = np.sqrt(1 / (predicted * took) + 1 / predicted**2)  # where this settles, the sum has no slope
         columns = work.mul(weights, axis=0)
         found = nnls((columns / columns.max()).to_numpy(), took * weights)[0] / columns.max().to_numpy()
         predicted = work.to_numpy() @ found

@@ -419,6 +419,7 @@ void fit(int blocks, const int *shapes, const float *eps, float *const *paramete
     end(&p);
 }
 
-/* Channels per vector, and the checksum of this file as it was compiled. */
+/* Channels per vector, images of a chunk, and the checksum of all files of C as they were compiled. */
 int width(void) { return WIDTH; }
+int chunk(void) { return CHUNK; }
 unsigned source(void) { return SOURCE; }

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import zlib
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def engine() -> str:
 
 
 def fits(weight: Tensor) -> bool:
-    """Whether the C code can take this weight of a 3x3 convolution [..., out, in, 3, 3], as it fills its vectors."""
+    """Whether the C code takes this weight [..., out, in, 3, 3]: 3x3, with channels that fill its vectors."""
     code, (out, n_in, *kernel) = compiled(), weight.shape[-4:]
     if code is None or kernel != [3, 3] or max(out, n_in) > _MOST_CHANNELS:
         return False
@@ -69,23 +69,34 @@ class Blocks(nn.Sequential):
     networks, [N, S, 1, side, side] -> [N, S, F]. Other layers may be in it; then it is nothing else than that.
     """
 
-    @cached_property
+    @property
     def settings(self) -> list[tuple[int, float]] | None:
-        """Groups and epsilon of every block; None if some layer is of another kind, which is looked up once."""
-        layers: list[Any] = list(self)
+        """Groups and epsilon of every block; None if some layer is of another kind. Looked up once for these layers."""
+        layers = (*self._modules.values(),)
+        if self._known is None or self._known[0] != layers:
+            self._known = layers, self._settings(list(layers))
+        return self._known[1]
+
+    _known: tuple[tuple, list[tuple[int, float]] | None] | None = None
+
+    @staticmethod
+    def _settings(layers: list[Any]) -> list[tuple[int, float]] | None:
         names = [type(layer).__name__ for layer in layers]
         n = len(layers) // 3
         if not 1 <= n <= MOST_BLOCKS or names != [*["Conv2d", "GroupNorm", "ReLU"] * n, "Flatten"]:
             return None
-        convolutions, norms = layers[:-1:3], layers[1::3]
+        convolutions, norms, flatten = layers[:-1:3], layers[1::3], layers[-1]
         if not all(fits(c.weight) and c.bias is not None and _strides_by_two(c) for c in convolutions):
             return None
-        if convolutions[0].weight.shape[-3] != 1 or any(norm.weight is None for norm in norms):
+        channels = [(c.weight.shape[-3], c.weight.shape[-4]) for c in convolutions]
+        follows = [n_in for n_in, _ in channels] == [1, *(out for _, out in channels[:-1])]
+        usual = (getattr(flatten, "start_dim", 1), getattr(flatten, "end_dim", -1)) == (1, -1)
+        if not follows or not usual or any(norm.weight is None for norm in norms):
             return None
         return [(norm.num_groups, norm.eps) for norm in norms]
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "settings"}  # of this machine
+        return {name: value for name, value in self.__dict__.items() if name != "_known"}  # of this machine
 
     def trained(self) -> list[Tensor]:
         """Weight, bias, gain and shift of every block."""
@@ -94,14 +105,11 @@ class Blocks(nn.Sequential):
 
     def takes(self, input: Tensor) -> bool:
         """Whether the C code can be given these images."""
-        if self.settings is None or input.requires_grad or input.device.type != "cpu":
-            return False
-        if any(map(hooked, self.modules())):  # in one pass, they would not be heard
+        if self.settings is None or input.requires_grad:
             return False
         first: Any = self[0]
-        weight = first.weight
-        square = input.dim() == weight.dim() and input.shape[-1] ** 2 == input.shape[-2:].numel() <= MOST_PIXELS
-        return square and input.dtype == weight.dtype == torch.float32
+        square = input.dim() == first.weight.dim() and input.shape[-1] ** 2 == input.shape[-2:].numel() <= MOST_PIXELS
+        return square and plain(self, input)
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.takes(input):
@@ -114,6 +122,13 @@ class Blocks(nn.Sequential):
     def by_layers(self, input: Tensor) -> Tensor:
         """One layer after the other, by torch."""
         return super().forward(input)
+
+
+def plain(body: nn.Module, images: Tensor) -> bool:
+    """Whether all numbers are what the C code reads, there are images, and nobody listens to a layer: it would not be
+    heard in one pass."""
+    usual = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (images, *body.parameters()))
+    return usual and len(images) > 0 and not any(map(hooked, body.modules()))
 
 
 def hooked(module: nn.Module) -> bool:
@@ -187,12 +202,13 @@ class Call:
 
     def room(self) -> tuple[list[Tensor], list[Tensor]]:
         """For what the way back needs: normalized values of every block, and what they were multiplied with."""
-        normalized = [torch.empty(self.size, self.n, side * side, out) for out, _, side in self.halves]
-        return normalized, [torch.empty(self.size, self.n, groups) for _, groups, _ in self.halves]
+        empty = self.images.new_empty
+        normalized = [empty(self.size, self.n, side * side, out) for out, _, side in self.halves]
+        return normalized, [empty(self.size, self.n, groups) for _, groups, _ in self.halves]
 
     def forward(self, kept: tuple[list[Tensor], list[Tensor]] | None) -> Tensor:
         out, _, side = self.halves[-1]
-        features = torch.empty(self.n, self.size, out * side * side)
+        features = self.images.new_empty(self.n, self.size, out * side * side)
         rooms = map(pointers, kept) if kept else (None, None)
         library().forward(*self.arguments, *rooms, _Pointer(features.data_ptr()))
         return features

@@ -1,8 +1,8 @@
-/* Forward and backward pass of many copies of a basic convolutional body, each on its own images.
+/* Forward and backward pass of a basic convolutional body.
 
 A body is a sequence of blocks; a block is a 3x3 convolution without padding, with bias, 2x2 max-pooling that leaves out
-an odd last row and column, and ReLU. Images are square and have one channel. Order in memory as in vectors.h; images of a
-copy after each other, and copies after them. As in blocks.c, a few images at a time stay in the cache. */
+an odd last row and column, and ReLU. Images are square and have one channel. Order in memory as in vectors.h, images
+after each other. As in blocks.c, a few images at a time stay in the cache. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -14,16 +14,18 @@ typedef int integers __attribute__((vector_size(4 * WIDTH), aligned(4), may_alia
 enum { NOTHING = 4 }; /* no pixel of a window was chosen, since ReLU made zero of it; 0 to 3: row by row */
 
 typedef struct {
-    int in, out;           /* channels */
-    int side, wide, half;  /* of images that come in, of what is convolved and pooled, and of images that go out */
-    int rim;               /* `wide` with two zeros around, as far as windows reach */
-    const float *weight, *bias; /* of the first copy; the others follow */
-    float *image;          /* of a chunk, what comes in [images, side * side, in] */
-    int *chosen;           /* and which pixel of each window was the largest [images, half * half, out] */
-    float *convolved, *gradient, *turned; /* `gradient` of what goes out; `turned`: weights [tap, out, in], last tap first */
-    float *rimmed;         /* the gradient of `convolved`, in a rim that stays zero */
-    int *from, *to, *at;   /* where the pixels of `convolved` begin in `image`, in it, and in `rimmed` */
-    void *own[8];          /* its buffers */
+    int in, out;          /* channels */
+    int side, wide, half; /* of images that come in, of what is convolved and pooled, and of images that go out */
+    int rim;              /* `wide` with two zeros around, as far as windows reach */
+    const float *weight, *bias;
+    float *image;         /* of a chunk, what comes in [images, side * side, in] */
+    int *chosen;          /* and which pixel of each window was the largest [images, half * half, out] */
+    float *convolved;
+    float *gradient;      /* of what goes out */
+    float *turned;        /* weights [tap, out, in], the last tap first */
+    float *rimmed;        /* the gradient of `convolved`, in a rim that stays zero */
+    int *from, *to, *at;  /* where the pixels of `convolved` begin in `image`, in it, and in `rimmed` */
+    void *own[8];         /* its buffers */
 } Pooled;
 
 static int area(int side) { return side * side; }
@@ -54,8 +56,8 @@ static void release(Pooled *body, int blocks) {
         for (int k = 0; k < 8; k++) free(body[l].own[k]);
 }
 
-/* The largest of each window of one image, then ReLU: x [wide * wide, out] -> y [half * half, out]. What is not a number
-is the largest, as torch has it, and the first of equals. */
+/* The largest of each window of one image, then ReLU: x [wide * wide, out] -> y [half * half, out]. A NaN counts as the
+largest, as in torch; of equals, the first is chosen. */
 static void pool(const Pooled *b, const float *x, float *y, int *chosen) {
     const int next[4] = {0, b->out, b->wide * b->out, (b->wide + 1) * b->out};
     for (int row = 0; row < b->half; row++)
@@ -77,7 +79,8 @@ static void pool(const Pooled *b, const float *x, float *y, int *chosen) {
         }
 }
 
-/* The gradient of one image's windows, of what was pooled from them: d [half * half, out] -> rimmed. Adds to d_bias. */
+/* d [half * half, out], the gradient of one image's pooled values -> that of its convolution, in rimmed. Adds to
+d_bias. */
 static void pool_backward(const Pooled *b, const float *d, const int *chosen, float *rimmed, float *d_bias) {
     const int next[4] = {0, b->out, b->rim * b->out, (b->rim + 1) * b->out};
     for (int row = 0; row < b->half; row++)
@@ -91,9 +94,9 @@ static void pool_backward(const Pooled *b, const float *d, const int *chosen, fl
         }
 }
 
-/* n images in `image` through all blocks -> features [n, out, half, half] of the last one, `apart` floats from one to the
-next. Every block's input stays in `image`, and in `chosen` what `backward_through` needs. */
-static void forward_through(Pooled *body, int blocks, int n, float *features, long apart) {
+/* n images in `image` through all blocks -> features [n, out, half, half] of the last one. Every block's input stays
+in `image`, and in `chosen` what `backward_through` needs. */
+static void forward_through(Pooled *body, int blocks, int n, float *features) {
     for (Pooled *b = body; b < body + blocks; b++) {
         const int row = b->side * b->in, of_row = 3 * b->in * b->out, of_one = area(b->half) * b->out;
         const Runs runs = {3, 3 * b->in, {0, row, 2 * row}, {b->weight, b->weight + of_row, b->weight + 2 * of_row}};
@@ -106,11 +109,11 @@ static void forward_through(Pooled *body, int blocks, int n, float *features, lo
     for (int i = 0, pixels = area(last->half); i < n; i++)
         for (int m = 0; m < pixels; m++)
             for (int c = 0; c < last->out; c++)
-                features[i * apart + c * pixels + m] = last->gradient[(i * pixels + m) * last->out + c];
+                features[(i * last->out + c) * pixels + m] = last->gradient[(i * pixels + m) * last->out + c];
 }
 
-/* The gradient of a block's input from that of its convolution: what is convolved comes from windows that begin up to two
-pixels before it, and what no window reached has none. */
+/* The gradient of a block's input from that of its convolution. An input pixel lies in windows that begin up to two
+pixels before it; where no window reaches, its gradient is 0. */
 static void input_gradient(const Pooled *b, int n, const float *zeros, float *to_input) {
     const int reached = b->wide + 2, row = b->rim * b->out, of_row = 3 * b->in * b->out;
     int from[CHUNK * area(reached)], to[CHUNK * area(reached)], count = 0;
@@ -126,13 +129,13 @@ static void input_gradient(const Pooled *b, int n, const float *zeros, float *to
 }
 
 /* The gradients d of weight and bias of every block, from those of the features; added to what is there, if `add`. */
-static void backward_through(Pooled *body, int blocks, int n, const float *d_features, long apart, float *const *d,
-                             int add, const float *zeros) {
+static void backward_through(Pooled *body, int blocks, int n, const float *d_features, float *const *d, int add,
+                             const float *zeros) {
     const Pooled *last = body + blocks - 1;
     for (int i = 0, pixels = area(last->half); i < n; i++)
         for (int m = 0; m < pixels; m++)
             for (int c = 0; c < last->out; c++)
-                last->gradient[(i * pixels + m) * last->out + c] = d_features[i * apart + c * pixels + m];
+                last->gradient[(i * pixels + m) * last->out + c] = d_features[(i * last->out + c) * pixels + m];
     for (int l = blocks - 1; l >= 0; l--) {
         const Pooled *b = body + l;
         const int of_one = area(b->half) * b->out, all = n * area(b->wide);
@@ -143,68 +146,53 @@ static void backward_through(Pooled *body, int blocks, int n, const float *d_fea
         for (int m = 0; m < all; m += NEAR)
             for (int tap = 0; tap < 3; tap++)
                 outer(b->image + tap * b->side * b->in, b->from + m, b->rimmed, b->at + m,
-                      all - m < NEAR ? all - m : NEAR, 3 * b->in, b->out, d[2 * l] + 3 * tap * b->in * b->out, add || m);
+                      all - m < NEAR ? all - m : NEAR, 3 * b->in, b->out, d[2 * l] + 3 * tap * b->in * b->out,
+                      add || m);
         if (l) input_gradient(b, n, zeros, body[l - 1].gradient);
     }
 }
 
-static void next_copy(Pooled *body, int blocks) {
-    for (Pooled *b = body; b < body + blocks; b++) b->weight += 9 * b->in * b->out, b->bias += b->out;
-}
-
-/* The chunk from number `place` of [copies, images] on: its images, and where it keeps what came out of every block but
-the last, and what was chosen in each. */
-static void begin(Pooled *body, int blocks, const float *x, long apart, int n, int *const *chosen, float *const *passed,
+/* The chunk from image number `first` on: its images, and where it keeps what came out of every block but the last, and
+what was chosen in each: from number `place` on. */
+static void begin(Pooled *body, int blocks, const float *x, int first, int n, int *const *chosen, float *const *passed,
                   long place) {
-    for (int i = 0; i < n; i++) memcpy(body->image + i * area(body->side), x + i * apart, 4 * area(body->side));
+    memcpy(body->image, x + (long)first * area(body->side), (size_t)n * area(body->side) * sizeof(float));
     for (int l = 0; l < blocks; l++) {
         body[l].chosen = chosen[l] + place * area(body[l].half) * body[l].out;
         if (l) body[l].image = passed[l - 1] + place * area(body[l].side) * body[l].in;
     }
 }
 
-/* x [images, copies, side, side], with these strides -> features [images, copies, out, half, half] of the last block.
-shapes: of each block, channels in and out, and the side of its images. parameters: weight and bias of each block.
-chosen, passed: of each block, and of each but the last, [copies, images, half * half, out], for `pooled_backward`; if
-there is to be none, for one chunk. */
-void pooled_forward(int blocks, const int *shapes, float *const *parameters, int copies, int images, const float *x,
-                    long image_stride, long copy_stride, int *const *chosen, float *const *passed, int kept,
-                    float *features) {
+/* x [images, side, side] -> features [images, out, half, half] of the last block. shapes: of each block, channels in and
+out, and the side of its images. parameters: weight and bias of each block. chosen: of each block, passed: of each but
+the last, [images, half * half, out], for `pooled_backward`; if not `kept`, there is room for one chunk. */
+void pooled_forward(int blocks, const int *shapes, float *const *parameters, int images, const float *x,
+                    int *const *chosen, float *const *passed, int kept, float *features) {
     Pooled body[BLOCKS];
     prepare(body, blocks, shapes, parameters);
     const long of_one = area(body[blocks - 1].half) * body[blocks - 1].out;
-    for (int s = 0; s < copies; s++, next_copy(body, blocks))
-        for (int i = 0; i < images; i += CHUNK) {
-            const int n = images - i < CHUNK ? images - i : CHUNK;
-            begin(body, blocks, x + i * image_stride + s * copy_stride, image_stride, n, chosen, passed,
-                  kept ? (long)s * images + i : 0);
-            forward_through(body, blocks, n, features + ((long)i * copies + s) * of_one, copies * of_one);
-        }
+    for (int i = 0; i < images; i += CHUNK) {
+        const int n = images - i < CHUNK ? images - i : CHUNK;
+        begin(body, blocks, x, i, n, chosen, passed, kept ? i : 0);
+        forward_through(body, blocks, n, features + i * of_one);
+    }
     release(body, blocks);
 }
 
 /* gradients: in the order of `parameters`, of the sum of features * d_features. */
-void pooled_backward(int blocks, const int *shapes, float *const *parameters, int copies, int images, const float *x,
-                     long image_stride, long copy_stride, int *const *chosen, float *const *passed,
-                     const float *d_features, float *const *gradients) {
+void pooled_backward(int blocks, const int *shapes, float *const *parameters, int images, const float *x,
+                     int *const *chosen, float *const *passed, const float *d_features, float *const *gradients) {
     Pooled body[BLOCKS];
     prepare(body, blocks, shapes, parameters);
     const float zeros[CHANNELS] = {0};
-    float *d[2 * BLOCKS];
-    for (int k = 0; k < 2 * blocks; k++) d[k] = gradients[k];
     const long of_one = area(body[blocks - 1].half) * body[blocks - 1].out;
-    for (int s = 0; s < copies; s++, next_copy(body, blocks)) {
-        for (int l = 1; l < blocks; l++)
-            for (int tap = 0, in = body[l].in, out = body[l].out; tap < 9; tap++)
-                turn(body[l].weight + tap * in * out, in, out, body[l].turned + (8 - tap) * in * out);
-        for (int i = 0; i < images; i += CHUNK) {
-            const int n = images - i < CHUNK ? images - i : CHUNK;
-            begin(body, blocks, x + i * image_stride + s * copy_stride, image_stride, n, chosen, passed,
-                  (long)s * images + i);
-            backward_through(body, blocks, n, d_features + ((long)i * copies + s) * of_one, copies * of_one, d, i > 0,
-                             zeros);
-        }
-        for (int l = 0; l < blocks; l++) d[2 * l] += 9 * body[l].in * body[l].out, d[2 * l + 1] += body[l].out;
+    for (int l = 1; l < blocks; l++)
+        for (int tap = 0, in = body[l].in, out = body[l].out; tap < 9; tap++)
+            turn(body[l].weight + tap * in * out, in, out, body[l].turned + (8 - tap) * in * out);
+    for (int i = 0; i < images; i += CHUNK) {
+        const int n = images - i < CHUNK ? images - i : CHUNK;
+        begin(body, blocks, x, i, n, chosen, passed, i);
+        backward_through(body, blocks, n, d_features + i * of_one, gradients, i > 0, zeros);
     }
     release(body, blocks);
 }

@@ -1,56 +1,48 @@
-"""Convolutional blocks with pooling in one pass, by C code (``pooled.c``), as `Blocks` are those with strides."""
+"""Convolutional blocks with max-pooling in one pass, by C code (``pooled.c``); `Blocks` has strides instead."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d, relu
 
-from gtl_core._engine.blocks import MOST_BLOCKS, MOST_PIXELS, fits, hooked, in_its_order, library, pointers
-
-CHUNK = 4  # images that the C code has in the cache at once
+from gtl_core._engine.blocks import MOST_BLOCKS, MOST_PIXELS, fits, in_its_order, library, plain, pointers
 
 
 class PooledBlocks(nn.Sequential):
     """A body of blocks, each of a 3x3 convolution without padding, 2x2 max-pooling and ReLU, then Flatten; in one pass.
 
-    As `nn.Sequential` of the same layers, images [N, 1, side, side] -> features [N, F]. What follows Flatten, torch
-    computes; and all of it, where the layers are others.
+    As `nn.Sequential` of the same layers, images [N, 1, side, side] -> features [N, F]. Torch computes what follows
+    Flatten, and everything if a layer is of another kind.
     """
 
-    @cached_property
+    @property
     def n_blocks(self) -> int:
-        """How many blocks there are; 0 if some layer is of another kind, which is looked up once."""
+        """How many blocks there are; 0 if some layer is of another kind."""
         layers: list[Any] = list(self)
-        names = [type(layer).__name__ for layer in layers]
-        n = names.index("Flatten") // 3 if "Flatten" in names else 0
-        if n > MOST_BLOCKS or names[: 3 * n + 1] != [*["Conv2d", "MaxPool2d", "ReLU"] * n, "Flatten"]:
+        types = [type(layer) for layer in layers]
+        n = types.index(nn.Flatten) // 3 if nn.Flatten in types else 0
+        if not 1 <= n <= MOST_BLOCKS or types[: 3 * n + 1] != [*[nn.Conv2d, nn.MaxPool2d, nn.ReLU] * n, nn.Flatten]:
             return 0
-        convolutions, pools = layers[: 3 * n : 3], layers[1 : 3 * n : 3]
+        convolutions, pools, flatten = layers[: 3 * n : 3], layers[1 : 3 * n : 3], layers[3 * n]
         if not all(fits(c.weight) and c.bias is not None and _as_it_comes(c) for c in convolutions):
+            return 0
+        if [c.weight.shape[1] for c in convolutions] != [1, *(len(c.weight) for c in convolutions[:-1])]:
             return 0
         halves = all((p.kernel_size, p.stride, p.padding, p.dilation) == (2, 2, 0, 1) for p in pools)
         halves &= not any(p.ceil_mode or p.return_indices for p in pools)
-        return n if halves and convolutions[0].in_channels == 1 else 0
-
-    def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "n_blocks"}  # of this machine
+        return n if halves and (flatten.start_dim, flatten.end_dim) == (1, -1) else 0
 
     def takes(self, input: Tensor) -> bool:
         """Whether the C code can be given these images."""
-        if not self.n_blocks or input.requires_grad or input.device.type != "cpu" or input.dim() != 4:
+        n, side = self.n_blocks, input.shape[-1]
+        if not n or input.requires_grad or input.dim() != 4 or input.shape[1:] != (1, side, side):
             return False
-        if any(map(hooked, self.modules())):  # in one pass, they would not be heard
-            return False
-        first: Any = self[0]
-        side = input.shape[-1]
-        square = input.shape[1:] == (1, side, side) and side**2 <= MOST_PIXELS and _sides(side, self.n_blocks)[-1] > 0
-        return square and input.dtype == first.weight.dtype == torch.float32
+        return 0 < side**2 <= MOST_PIXELS and _sides(side, n)[-1] > 0 and plain(self, input)
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.takes(input):
@@ -85,11 +77,11 @@ class _Features(torch.autograd.Function):
         images = images.contiguous()
         sides = _sides(images.shape[-1], len(parameters) // 2)
         kept = any(ctx.needs_input_grad[1:])
-        n = len(images) if kept else CHUNK
+        n = len(images) if kept else library().chunk()
         sizes = [(n, side**2 * len(bias)) for side, bias in zip(sides[1:], parameters[1::2], strict=True)]
-        chosen = [torch.empty(size, dtype=torch.int32) for size in sizes]
-        passed = [torch.empty(size) for size in sizes[:-1]]
-        features = torch.empty(len(images), sizes[-1][1])
+        chosen = [images.new_empty(size, dtype=torch.int32) for size in sizes]
+        passed = [images.new_empty(size) for size in sizes[:-1]]
+        features = images.new_empty(len(images), sizes[-1][1])
         arguments = _arguments(images, ordered, sides, chosen, passed)
         library().pooled_forward(*arguments, int(kept), ctypes.c_void_p(features.data_ptr()))
         if kept:
@@ -113,11 +105,10 @@ class _Features(torch.autograd.Function):
 def _arguments(
     images: Tensor, ordered: Sequence[Tensor], sides: Sequence[int], chosen: Sequence[Tensor], passed: Sequence[Tensor]
 ) -> tuple:
-    """What the C code is told, whichever way it goes; of one copy."""
+    """What the C code is told, whichever way it goes."""
     shapes = [n for w, side in zip(ordered[::2], sides, strict=False) for n in (w.shape[1], w.shape[0], side)]
-    strides = (ctypes.c_long(images.stride(0)), ctypes.c_long(0))
-    numbers = (len(sides) - 1, (ctypes.c_int * len(shapes))(*shapes), pointers(ordered), 1, len(images))
-    return *numbers, ctypes.c_void_p(images.data_ptr()), *strides, pointers(chosen), pointers(passed)
+    numbers = (len(sides) - 1, (ctypes.c_int * len(shapes))(*shapes), pointers(ordered), len(images))
+    return *numbers, ctypes.c_void_p(images.data_ptr()), pointers(chosen), pointers(passed)
 
 
 def _layers(images: Tensor, parameters: Sequence[Tensor]) -> Tensor:

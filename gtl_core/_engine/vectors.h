@@ -1,8 +1,8 @@
-/* What passes through small convolutions fast: products whose sums stay in registers, of pixels that stay in the cache.
+/* Matrix products for small convolutions: sums stay in registers, pixels in the cache.
 
-Order in memory, last index fastest: activations [row, column, channel]; weights [tap, in, out] with the nine taps of a
-3x3 window row by row. Each lane sums for a channel of its own, so the width of the machine's vectors changes no order of
-summation. */
+Order in memory, last index fastest: activations [row, column, channel]; weights [tap, in, out] with the nine taps of
+a 3x3 window row by row. Each lane sums for a channel of its own, so the width of the machine's vectors changes no order
+of summation. */
 
 #ifndef WIDTH
 #ifdef __AVX512F__
