@@ -42,7 +42,7 @@ test-lowest: ## run the tests with the oldest allowed versions of what the noteb
 	texts = [*p["dependencies"], *p["optional-dependencies"]["notebooks"]]; \
 	print(*[text.replace(">=", "==") for text in texts], sep="\n")' > $(VENV)-lowest/oldest.txt
 	@$(VENV)-lowest/bin/python -m pip install -q -c $(VENV)-lowest/oldest.txt -e ".[notebooks,test]"
-	@$(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -o filterwarnings=default
 
 audit: ## ask PyPI for known vulnerabilities of the versions that requirements.lock names (needs the network)
 	@$(PYTHON) -m venv $(VENV)-audit && $(VENV)-audit/bin/python -m pip install -q pip-audit

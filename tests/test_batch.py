@@ -253,6 +253,8 @@ def test_progress_says_how_many_what_runs_and_what_is_left(done, tmp_path):
     assert progress.words()[0] == "1 of 2 steps" and progress.words()[1].endswith("running: the second")
     assert json.loads((tmp_path / "seconds.json").read_text())["one"] < 60  # what it took now
     assert set(json.loads(done.read("results/quick/logs/seconds.json"))) >= {"notebook_01_alpha", "report"}
+    (tmp_path / "seconds.json").write_text('{"one": 6')  # cut off by a kill
+    assert Progress({"one": "the first"}, tmp_path / "seconds.json").known == {}
 
 
 def test_published_notebooks_hold_nothing_that_differs_between_runs(done):
@@ -399,6 +401,14 @@ def test_snakemake_alone_validates_too(project):
     process = subprocess.run(command, cwd=project.root, text=True, capture_output=True)
     assert process.returncode != 0
     assert "unknown parameter rtae" in process.stderr and "Traceback" not in process.stderr
+
+
+def test_what_ends_snakemake_itself_is_told(project):
+    broken = "\n\nonstart:\n    common.steps_ran = True\n    raise OSError('no such luck')\n"
+    project.write("workflow/Snakefile", project.read("workflow/Snakefile") + broken)
+    code, output = project.launch("quick")
+    assert code == 1 and output.count("\n") == 1
+    assert output.startswith("Snakemake itself failed: ") and "no such luck" in output
 
 
 def test_a_failing_notebook_stays_readable_and_the_others_go_on(project):

@@ -27,6 +27,8 @@ WHERE = ("workers", "dask_scheduler")  # parameters on which no result depends
 INJECTED = ("results", "prepared", "workers")  # parameters that the batch sets, not the profile
 
 steps_ran = False  # set by the Snakefile once there is something to do; read by the launcher
+told = False  # set by it once it has said that something failed
+errors: list[str] = []  # Snakemake's own
 
 
 def die_with_parent() -> None:

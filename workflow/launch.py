@@ -103,6 +103,8 @@ def run(profile: str, cores: str, others: list[str]) -> int:
         code = int(end.code or 0)
     if not common.steps_ran and code:  # no step failed, so the workflow itself is at fault; let Snakemake say how
         os.execv(sys.executable, [sys.executable, "-m", "snakemake", *arguments, *others])
+    if code and not common.told:
+        print(f"Snakemake itself failed: {' '.join(common.errors) or 'it does not say why'}")
     if not common.steps_ran and not others:
         print(f"Nothing to do: results/{profile} is complete and up to date. Report: results/{profile}/report.html")
     return code

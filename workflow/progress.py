@@ -7,12 +7,27 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
 from tqdm import tqdm
 
 EVERY = 60  # seconds between two lines in a log
+
+
+class Errors(logging.Handler):
+    """Adds what every error of Snakemake's own says to a list, without the lines that tell where it came from."""
+
+    def __init__(self, errors: list[str]):
+        super().__init__()
+        self.errors = errors
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "exception", None):
+            lines = record.getMessage().strip().splitlines()
+            said = (line for line in lines if line[:1].strip() and not line.startswith("Traceback"))
+            self.errors.append(" ".join(said))
 
 
 class Progress(logging.Handler):
@@ -24,7 +39,9 @@ class Progress(logging.Handler):
     def __init__(self, planned: Mapping[str, str], seconds: Path):
         super().__init__()
         self.planned, self.file = planned, seconds
-        self.known = json.loads(seconds.read_text()) if seconds.exists() else {}
+        self.known: dict[str, float] = {}
+        with suppress(OSError, ValueError):  # none yet, or cut off by a kill: no loss
+            self.known = json.loads(seconds.read_text())
         self.names: dict[int, str] = {}  # of jobs
         self.running: dict[str, float] = {}  # since when
         self.took: dict[str, float] = {}
