@@ -103,6 +103,8 @@ def _cluster(address: str) -> Iterator[Executor]:
             client.wait_for_workers(1, timeout=DASK_TIMEOUT)
         except TimeoutError:
             raise WorkerError(f"dask_scheduler = {address!r}: no worker has joined it") from None
+        except OSError as error:  # it answered before
+            raise WorkerError(f"dask_scheduler = {address!r}: no Dask scheduler answers ({error})") from None
         try:
             yield client.get_executor(pure=False)
         except CancelledError:

@@ -4,7 +4,9 @@ import ctypes
 import pickle
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -174,14 +176,20 @@ def test_code_compiled_from_another_source_is_refused(monkeypatch):
         blocks.compiled()
 
 
-@pytest.fixture(params=[8, 16])
-def other_width(request, tmp_path, monkeypatch):
+@cache
+def of_width(width: int) -> ctypes.CDLL:
     """The same source for vectors of so many numbers, which the compiler puts together from what there is here."""
     if (compiler := shutil.which("cc")) is None:
         pytest.skip("no compiler")
-    options = ["-O2", "-shared", "-fPIC", f"-DWIDTH={request.param}", "-DSOURCE=1u", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([compiler, *options, *SOURCES, "-o", tmp_path / "blocks.so", "-lm"], check=True)
-    library = ctypes.CDLL(str(tmp_path / "blocks.so"))
+    options = ["-O2", "-shared", "-fPIC", f"-DWIDTH={width}", "-DSOURCE=1u", "-Wall", "-Wextra", "-Werror"]
+    with TemporaryDirectory() as folder:
+        subprocess.run([compiler, *options, *SOURCES, "-o", f"{folder}/blocks.so", "-lm"], check=True)
+        return ctypes.CDLL(f"{folder}/blocks.so")
+
+
+@pytest.fixture(params=[8, 16])
+def other_width(request, monkeypatch):
+    library = of_width(request.param)
     monkeypatch.setattr(blocks, "compiled", lambda: library)
     return request.param
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from distributed import Client
 from test_scouting import network
-from test_workers import draw
+from test_workers import draw, linger, wait_for
 
 from experiments import workers
 from experiments.e02_xor import run as xor
@@ -167,18 +167,28 @@ def test_an_address_has_a_protocol_and_a_port():
 def test_a_scheduler_that_is_killed_and_started_again(tmp_path, monkeypatch):
     """It takes the jobs of the call with it, and its workers: the call says so, and the next one does the work."""
     monkeypatch.setattr(workers, "DASK_TIMEOUT", 4)
-    cluster = Cluster(tmp_path)
+    cluster, begun = Cluster(tmp_path), tmp_path / "begun"
+    begun.mkdir()
+
+    def kill() -> None:
+        wait_for(begun)
+        os.killpg(cluster.started[0].pid, signal.SIGKILL)
+
     try:
         cluster.start_scheduler()
         cluster.start_worker()
-        killer = threading.Timer(3, lambda: os.killpg(cluster.started[0].pid, signal.SIGKILL))
+        with Client(cluster.address, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+        killer = threading.Thread(target=kill)
         killer.start()
         with pytest.raises(WorkerError, match="lost in the middle of the work; run it again") as error:
-            parallel(time.sleep, [0.5] * 100, 1, "sleep", cluster.address)
+            parallel(partial(linger, begun), range(3), 1, "linger", cluster.address)
         assert "\n" not in str(error.value)
         killer.join()
         cluster.start_scheduler(cluster.address.rpartition(":")[2])
         cluster.start_worker()
+        with Client(cluster.address, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
         assert parallel(abs, [-1, 2], 1, "abs", cluster.address) == [1, 2]
     finally:
         cluster.close()
