@@ -214,7 +214,7 @@ def _paper_setting(frame: pd.DataFrame) -> Found:
     base = table.iloc[0][["network", "n_images", "scout_ways", "scout_head", "head"]]
     rates = {"one": "one rate", "apart": "rates for body and head apart"}
     for row in rows_where(table, **base).to_dict("records"):
-        if row["rival"] in RIVALS and row["scouts"] == row["optimizer"]:
+        if row["rival"] in RIVALS and row["scouts"] == row["optimizer"] and row["optimizer"] in BY:
             where = f"digits to {row['n_way']} characters, {rates[row['rates']]}"
             yield ONE_SHOT, where, RIVALS[row["rival"]], row["optimizer"], row
 
