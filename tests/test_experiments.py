@@ -216,6 +216,15 @@ def test_frozen_features_computed_once_are_those_of_a_frozen_body():
     torch.testing.assert_close(model(view(images))[:, 1], whole(images[:, 1]), rtol=1e-4, atol=1e-5)
 
 
+def test_the_experiment_does_not_depend_on_the_number_of_workers(small):
+    only = {"streams": ["single"], "heads": ["zero"], "epochs": [2], "zero_points": ["pretrained"]}
+    alone = run(ForgettingParameters.parse(SMALL | only | {"workers": 2}))
+    same = small.merge(alone[list(ForgettingVariant._fields)].drop_duplicates())
+    assert (
+        same.sort_values(list(same)).reset_index(drop=True).equals(alone.sort_values(list(same)).reset_index(drop=True))
+    )
+
+
 def test_another_seed_changes_the_numbers(small):
     only = {"streams": ["single"], "heads": ["zero"], "epochs": [2], "zero_points": ["pretrained"]}
     only |= {"optimizers": ["sgd"]}

@@ -305,3 +305,11 @@ def test_figures_are_drawn_from_the_table_alone(small, name, tmp_path):
     save(figure, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert figure.get_label() and figure.axes
+
+
+def test_the_experiment_does_not_depend_on_the_number_of_workers(small):
+    only = {"arenas": SMALL["arenas"][:1], "optimizers": SMALL["optimizers"][:1], "workers": 2}
+    other = run(GuidesParameters.parse(SMALL | only))
+    same = (small["arena"] == SMALL["arenas"][0]) & (small["optimizer"] == "sgd")
+    same = small[same].reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, other[other["arena"].notna()].reset_index(drop=True))

@@ -63,7 +63,7 @@ def test_every_scout_starts_from_the_zero_point():
 def test_the_executor_does_not_change_the_result():
     here = scout(network(), tasks(5), train_one)
     with ProcessPoolExecutor(
-        1, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+        2, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
         there = scout(network(), tasks(5), train_one, executor=pool)
     assert here.count == there.count == 5

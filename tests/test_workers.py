@@ -113,7 +113,7 @@ START += "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell
 START += "t.parallel(partial(t.linger, Path(sys.argv[1])), range(9), 2, 'linger')"
 
 
-@pytest.mark.parametrize("how", ["interrupted", "killed while workers start"])
+@pytest.mark.parametrize("how", ["interrupted", "killed", "killed while workers start"])
 def test_nothing_is_left_of_an_ended_process(tmp_path, how):
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "TQDM_DISABLE": "1"}
     command = [sys.executable, "-c", START, tmp_path]

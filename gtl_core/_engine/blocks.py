@@ -86,7 +86,7 @@ class Blocks(nn.Sequential):
         if not 1 <= n <= MOST_BLOCKS or names != [*["Conv2d", "GroupNorm", "ReLU"] * n, "Flatten"]:
             return None
         convolutions, norms, flatten = layers[:-1:3], layers[1::3], layers[-1]
-        if not all(fits(c.weight) and c.bias is not None and _strides_by_two(c) for c in convolutions):
+        if not all(fits(c.weight) and c.bias is not None and windows(c, 2, 1) for c in convolutions):
             return None
         channels = [(c.weight.shape[-3], c.weight.shape[-4]) for c in convolutions]
         follows = [n_in for n_in, _ in channels] == [1, *(out for _, out in channels[:-1])]
@@ -137,9 +137,10 @@ def hooked(module: nn.Module) -> bool:
     return any(hooks)
 
 
-def _strides_by_two(layer: Any) -> bool:
-    expected = {"stride": (2, 2), "padding": (1, 1), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
-    return all(getattr(layer, name, value) == value for name, value in expected.items())
+def windows(layer: Any, stride: int, padding: int) -> bool:
+    """Whether a convolution's windows are so far apart, with so many zeros around, and all else is as it usually is."""
+    expected = {"stride": (stride, stride), "padding": (padding, padding), "dilation": (1, 1), "groups": 1}
+    return all(getattr(layer, key, value) == value for key, value in (expected | {"padding_mode": "zeros"}).items())
 
 
 class _Features(torch.autograd.Function):

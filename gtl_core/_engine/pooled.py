@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d, relu
 
-from gtl_core._engine.blocks import MOST_BLOCKS, MOST_PIXELS, fits, in_its_order, library, plain, pointers
+from gtl_core._engine.blocks import MOST_BLOCKS, MOST_PIXELS, fits, in_its_order, library, plain, pointers, windows
 
 
 class PooledBlocks(nn.Sequential):
@@ -29,7 +29,7 @@ class PooledBlocks(nn.Sequential):
         if not 1 <= n <= MOST_BLOCKS or types[: 3 * n + 1] != [*[nn.Conv2d, nn.MaxPool2d, nn.ReLU] * n, nn.Flatten]:
             return 0
         convolutions, pools, flatten = layers[: 3 * n : 3], layers[1 : 3 * n : 3], layers[3 * n]
-        if not all(fits(c.weight) and c.bias is not None and _as_it_comes(c) for c in convolutions):
+        if not all(fits(c.weight) and c.bias is not None and windows(c, 1, 0) for c in convolutions):
             return 0
         if [c.weight.shape[1] for c in convolutions] != [1, *(len(c.weight) for c in convolutions[:-1])]:
             return 0
@@ -48,16 +48,11 @@ class PooledBlocks(nn.Sequential):
         if not self.takes(input):
             return super().forward(input)
         layers: list[Any] = list(self)
-        n = 3 * self.n_blocks
-        features = _Features.apply(input, *(p for layer in layers[:n:3] for p in (layer.weight, layer.bias)))
-        for layer in layers[n + 1 :]:
+        end = [type(layer) for layer in layers].index(nn.Flatten)  # of the blocks
+        features = _Features.apply(input, *(p for layer in layers[:end:3] for p in (layer.weight, layer.bias)))
+        for layer in layers[end + 1 :]:
             features = layer(features)
         return features
-
-
-def _as_it_comes(layer: nn.Conv2d) -> bool:
-    expected = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
-    return all(getattr(layer, name) == value for name, value in expected.items())
 
 
 def _sides(side: int, n_blocks: int) -> list[int]:
