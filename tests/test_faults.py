@@ -122,7 +122,7 @@ def test_a_run_that_is_ended_at_a_random_moment(checkout, whole, how, seed):
         else:
             os.killpg(run.pid, {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM}.get(how, signal.SIGKILL))
     output, _ = run.communicate(timeout=300)
-    assert "Traceback" not in output
+    assert "Traceback" not in output, output
     until = time.monotonic() + 5
     while processes_of(run.pid) and time.monotonic() < until:
         time.sleep(0.05)

@@ -11,11 +11,13 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import common
 import step
@@ -101,6 +103,8 @@ def run(profile: str, cores: str, others: list[str]) -> int:
         snakemake(["--quiet", "all", *arguments, *others])  # the steps speak for themselves
     except SystemExit as end:
         code = int(end.code or 0)
+    if common.stopped:
+        raise KeyboardInterrupt  # Snakemake keeps it to itself
     if not common.steps_ran and code:  # no step failed, so the workflow itself is at fault; let Snakemake say how
         os.execv(sys.executable, [sys.executable, "-m", "snakemake", *arguments, *others])
     if code and not common.told:
@@ -110,5 +114,15 @@ def run(profile: str, cores: str, others: list[str]) -> int:
     return code
 
 
+def stop(*_: object) -> NoReturn:
+    common.stopped = True
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGINT, stop)
+    try:
+        main()
+    except KeyboardInterrupt:
+        common.say("Stopped. What is finished is kept, and the same command goes on from there.")
+        sys.exit(128 + signal.SIGINT)
