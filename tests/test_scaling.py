@@ -38,9 +38,16 @@ PARAMETERS = scaling.ScalingParameters.parse(VALUES)
 
 def test_the_model_finds_the_coefficients_that_made_the_times():
     every = scaling.workloads(PARAMETERS)
-    true = dict(zip(scaling.terms(every[0]), (1e-4, 1e-9, 2e-9, 3e-9, 0.0), strict=True))
+    true = dict(zip(scaling.terms(every[0]), (1e-4, 1e-9, 2e-9, 1e-9, 1e-4, 3e-9, 0.0, 1e-9), strict=True))
     seconds = [scaling.predict(true, workload) for workload in every]
     assert scaling.fit_model(every, seconds) == pytest.approx(true, rel=1e-6, abs=1e-14)
+
+
+def test_twice_and_half_are_equally_wrong():
+    """One workload that once took 1 s and once 4: the model says 2, whose ratios to both are equal."""
+    workload = scaling.workloads(PARAMETERS)[0]
+    model = scaling.fit_model([workload, workload], [1.0, 4.0])
+    assert scaling.predict(model, workload) == pytest.approx(2, rel=1e-3)
 
 
 def test_no_coefficient_is_negative():
@@ -51,7 +58,9 @@ def test_no_coefficient_is_negative():
 
 def test_the_work_of_a_scouting_by_hand():
     work = scaling.terms(Workload(n_parameters=100, batch_size=8, steps=4, n_scouts=5, n_workers=2))
-    assert list(work.values()) == [12, 9600, 1200, 500, 500]  # three scouts in a row of four steps each
+    assert list(work.values()) == [12, 9600, 1200, 1200, 5, 500, 5, 500]  # three scouts in a row of four steps each
+    alone = scaling.terms(Workload(n_parameters=100, batch_size=8, steps=4, n_scouts=5, n_workers=1))
+    assert list(alone.values()) == [20, 16000, 2000, 0, 5, 500, 0, 0]  # nobody beside it, and nothing is sent
 
 
 def test_a_network_is_of_the_size_that_was_asked_for():
@@ -92,12 +101,14 @@ def test_every_scout_is_sent_there_and_back():
 def tiny() -> pd.DataFrame:
     """A table without measuring: the times of a known model, eight copies of memory, four bytes sent each way."""
     every = scaling.workloads(PARAMETERS)
-    model = dict(zip(scaling.terms(every[0]), (1e-4, 1e-9, 2e-9, 3e-9, 1e-9), strict=True))
+    model = dict(zip(scaling.terms(every[0]), (1e-4, 1e-9, 2e-9, 0.0, 0.0, 3e-9, 0.0, 1e-9), strict=True))
     rows = []
     for w in every:
         sent, seconds = (w.n_workers > 1) * 8 * w.n_parameters * w.n_scouts, scaling.predict(model, w)
         rows += [("measured", *w, "seconds", seconds), ("measured", *w, "sent_bytes", sent)]
-        rows += [(method, *w, "seconds", factor * seconds) for method, factor in (("fitted", 1.1), ("held_out", 1.5))]
+        rows += [
+            (method, *w, "seconds", factor * seconds) for method, factor in (("fitted", 1.1), ("held_out", 1 / 1.5))
+        ]
         if w.n_workers == 1 and w.batch_size == 2 and w.steps == 1:
             rows.append(("measured", *w, "peak_bytes", 8 * 4 * w.n_parameters))
     empty = [None] * 5
@@ -107,9 +118,9 @@ def tiny() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", *Workload._fields, "metric", "value"]).assign(seed=0)
 
 
-def test_errors_and_peaks_are_relative_to_what_was_measured():
+def test_errors_are_factors_either_way_and_peaks_are_relative_to_what_was_measured():
     errors = scaling.errors(tiny())
-    assert errors["fitted"].to_numpy() == pytest.approx(0.1) and errors["held_out"].to_numpy() == pytest.approx(0.5)
+    assert errors["fitted"].to_numpy() == pytest.approx(1.1) and errors["held_out"].to_numpy() == pytest.approx(1.5)
     assert scaling.peaks(tiny()).to_numpy() == pytest.approx(8)
 
 

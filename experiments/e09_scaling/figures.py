@@ -62,7 +62,7 @@ def _said(frame: pd.DataFrame) -> tuple[str, str]:
     error, largest = errors(frame)["held_out"]["median"].median(), peaks(frame).iloc[-1]
     few, many = min(largest.index), max(largest.index)
     message = f"With {many} scouts memory peaks at {largest[many] / largest[few]:.2f} times that with {few}; the cost \
-model misses the time of sizes not seen by {100 * error:.0f} %, in the median"
+model is off by a factor of {error:.2f} on sizes not seen, in the median"
     return message, "Small perceptrons on one machine, one measurement a point; what is sent, is sent over sockets."
 
 

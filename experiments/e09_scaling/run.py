@@ -1,4 +1,4 @@
-"""What scouting costs: measured, put into a cost model of five terms, and carried over to a large language model."""
+"""What scouting costs: measured, put into a cost model, and carried over to a large language model."""
 
 from __future__ import annotations
 
@@ -134,11 +134,12 @@ def run(p: ScalingParameters) -> pd.DataFrame:
 
 
 def timed(workload: Workload, p: ScalingParameters) -> tuple[float, int]:
-    """Seconds of a scouting, the shortest of up to ``repeats``, and bytes sent to the workers and back."""
+    """Seconds of a scouting, the shortest of up to ``repeats`` after a short one that is not timed, and bytes sent to
+    the workers and back."""
     executor = None
     if workload.n_workers > 1:
         executor = _Counting(loky.get_reusable_executor(workload.n_workers, timeout=600, initializer=single_thread))
-    carry_out(Workload(1, 1, 1, 4 * workload.n_workers, workload.n_workers), p, executor)  # to start
+    carry_out(workload._replace(steps=1, n_scouts=2 * workload.n_workers), p, executor)
     took = []
     while len(took) < p.repeats and sum(took) < LONG:
         if executor:
@@ -158,11 +159,15 @@ def carry_out(workload: Workload, p: ScalingParameters, executor: Executor | Non
 
 
 def peaks_of(every: Sequence[Workload], p: ScalingParameters) -> list[tuple[Workload, int]]:
-    """Peak memory of the shortest scoutings by one worker, with the most scouts, and with any number of the largest."""
-    alone = [w for w in every if (w.n_workers, w.batch_size, w.steps) == (p.n_workers[0], p.batch_sizes[0], p.steps[0])]
+    """Peak memory of the shortest scoutings in one process: of every visible network with the most scouts, of the
+    largest with each number of scouts."""
+    alone = [w._replace(n_workers=1) for w in every if (w.batch_size, w.steps) == (p.batch_sizes[0], p.steps[0])]
+    alone = list(dict.fromkeys(alone))
     many, largest = max(p.n_scouts), max(w.n_parameters for w in every)
     alone = [w for w in alone if (w.n_scouts == many and w.n_parameters >= VISIBLE) or w.n_parameters == largest]
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
+    context = get_context("forkserver")  # it imports torch once; what starts from it has done nothing else
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(2, mp_context=context, max_tasks_per_child=1) as fresh:
         return list(zip(alone, fresh.map(partial(peak_bytes, p=p), alone), strict=True))
 
 
@@ -192,18 +197,21 @@ class _Counting(Executor):
 def terms(workload: Workload) -> dict[str, float]:
     """What a scouting has to do, in the units of the model's coefficients (seconds per unit)."""
     n_parameters, batch_size, steps, n_scouts, n_workers = workload
-    in_a_row = math.ceil(n_scouts / n_workers) * steps
+    in_a_row, sent = math.ceil(n_scouts / n_workers) * steps, n_scouts * (n_workers > 1)
     return {
         "per step": in_a_row,
         "per step, parameter and example": in_a_row * n_parameters * batch_size,
         "per step and parameter": in_a_row * n_parameters,
+        "per step, parameter and each other worker": in_a_row * n_parameters * (n_workers - 1),
+        "per scout": n_scouts,
         "per scout and parameter, to copy and add": n_scouts * n_parameters,
-        "per scout and parameter, to send": n_scouts * n_parameters * (n_workers > 1),
+        "per scout sent": sent,
+        "per scout and parameter, to send": sent * n_parameters,
     }
 
 
 def fit_model(every: Sequence[Workload], seconds: Sequence[float]) -> dict[str, float]:
-    """No coefficient below zero; least squares on (ratio + 1 / ratio) of predicted to measured seconds.
+    """No coefficient below zero; the smallest sum of ratio + 1 / ratio of predicted to measured seconds.
 
     Ratios of 2 and 1/2 are equally wrong, which relative errors would not see. By reweighting with the last prediction;
     each fit is that of Lawson & Hanson (1974).
@@ -213,7 +221,7 @@ def fit_model(every: Sequence[Workload], seconds: Sequence[float]) -> dict[str, 
     took = np.array(seconds)
     predicted = took
     for _ in range(30):
-        weights = 1 / np.sqrt(predicted * took)
+        weights = np.sqrt(1 / (predicted * took) + 1 / predicted**2)  # where this settles, the sum has no slope
         columns = work.mul(weights, axis=0)
         found = nnls((columns / columns.max()).to_numpy(), took * weights)[0] / columns.max().to_numpy()
         predicted = work.to_numpy() @ found
@@ -261,10 +269,12 @@ MEMORY = ("weights", "gradients", "optimizer", "displacement")
 
 
 def errors(frame: pd.DataFrame) -> pd.DataFrame:
-    """Relative error of the predicted seconds: per size, median and largest, ``fitted`` and ``held_out``."""
+    """By which factor, at least 1, predicted seconds are off either way: per size, median and largest, ``fitted`` and
+    ``held_out``."""
     seconds = frame[frame["metric"] == "seconds"].pivot(index=list(Workload._fields), columns="method", values="value")
-    relative = seconds[["fitted", "held_out"]].div(seconds["measured"], axis=0).sub(1).abs()
-    return relative.groupby("n_parameters").agg(["median", "max"])
+    ratio = seconds[["fitted", "held_out"]].div(seconds["measured"], axis=0)
+    factor = ratio.where(ratio > 1, 1 / ratio)
+    return factor.groupby("n_parameters").agg(["median", "max"])
 
 
 def peaks(frame: pd.DataFrame) -> pd.DataFrame:
