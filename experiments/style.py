@@ -7,13 +7,13 @@ import io
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -33,18 +33,24 @@ TUNED_ON = {
     "last": "each rate tuned at the end",
 }
 WIDTH = 8.4  # inches of every figure: shown at the width of a page, 830 px, its 8 points are 8 points
-STYLE = {
-    **sns.axes_style("ticks"),
-    "figure.dpi": 100,
-    "font.family": ["DejaVu Sans", "sans-serif"],
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text, to be found and read aloud
-    "svg.hashsalt": "guided",  # equal figures get equal bytes
-}
+
+
+@cache
+def _style() -> dict[str, object]:
+    from seaborn import axes_style  # brings all of scipy along, and whoever draws nothing does not need it
+
+    return {
+        **axes_style("ticks"),
+        "figure.dpi": 100,
+        "font.family": ["DejaVu Sans", "sans-serif"],
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "svg.fonttype": "none",  # text stays text, to be found and read aloud
+        "svg.hashsalt": "guided",  # equal figures get equal bytes
+    }
 
 
 class _Figure(Figure):
@@ -74,7 +80,7 @@ def save(figure: Figure, path: Path) -> None:
 def _drawn(figure: Figure, kind: str, dpi: int) -> bytes:
     # Not `savefig`, which draws everything once more to find a layout, which drawing does anyway.
     buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(_style()):
         figure.set_dpi(dpi)
         if kind == "png":
             FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # no version, no date
@@ -92,7 +98,7 @@ def drawing(
 
     legend: one goes below, with these labels first; None: there is none. share: see `Figure.subplots`.
     """
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(_style()):
         figure = _Figure(figsize=(WIDTH, height), layout="constrained")
         yield figure, figure.subplots(rows, columns, squeeze=False, **share)
         for axis in figure.axes:

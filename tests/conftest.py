@@ -1,10 +1,13 @@
 import os
+import sys
 
 import pytest
 import torch
 
 # What tests start, too: with as many threads each as there are cores, they mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+sys.modules.setdefault("rfc3987_syntax", None)  # as in workflow/common.py
 
 # Files that start many processes, longest first: begun last, one of them would leave the other cores idle at the end.
 LONGEST = [

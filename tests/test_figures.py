@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib import rcParams
 from matplotlib.colors import to_rgb
 
 from experiments import records
@@ -19,7 +20,7 @@ from experiments.e11_authors_code.library import METHODS as AUTHORS
 from experiments.methods import BASIC
 from experiments.neighbours import NEIGHBOURS
 from experiments.stream_methods import METHODS as STREAMED
-from experiments.style import STYLE, WIDTH, Ranked, drawing, forest, headline, save
+from experiments.style import WIDTH, Ranked, drawing, forest, headline, save
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its docstrings have escapes of which newer Pythons warn, once, when compiled
@@ -72,7 +73,8 @@ def test_a_change_of_hue_that_is_not_seen_is_found():
 @pytest.mark.parametrize("path", sorted(records.ROOT.glob("experiments/**/figures.py")), ids=lambda p: p.parent.name)
 def test_text_is_readable_at_the_width_of_a_page(path):
     sizes = re.findall(r"(?:fontsize|labelsize)=([\d.]+)", path.read_text())
-    assert all(float(size) >= READABLE for size in sizes) and STYLE["font.size"] >= READABLE
+    with drawing(1, 1, 1.0):
+        assert all(float(size) >= READABLE for size in [*sizes, rcParams["font.size"]])
     assert "figsize" not in path.read_text()  # all are WIDTH inches wide
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the package beside this folder, wherever this was started from
+# With this package, jsonschema checks internationalised addresses, of which notebooks have none. It compiles a grammar
+# of them when it is imported, which takes longer than all the rest of papermill; jsonschema does without it.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 PACKAGES = ("gtl_core", "experiments")
 WHERE = ("workers", "dask_scheduler")  # parameters on which no result depends

@@ -106,7 +106,8 @@ def _answer(connection: socket.socket) -> None:
         request = asked.readline()
         if not request or _edited():
             return
-        for name in (*LATE, *["torch._dynamo"] * ("torch" in sys.modules)):  # by optimizers: as long as torch itself
+        # The latter by optimizers, which takes as long as torch itself, and by what draws.
+        for name in (*LATE, *["torch._dynamo", "seaborn"] * ("torch" in sys.modules)):
             import_module(name)
         if "pandas" in sys.modules:
             sys.modules["pandas"].options.display.max_columns = 20  # as if it had been imported by a notebook
