@@ -70,6 +70,11 @@ def table(rows: Iterable[Method]) -> Mapping[str, Method]:
     return found
 
 
+def of_body(displacement: Displacement, **settings: str) -> Guide:
+    """The guide without the scouts' head: new classes have a head of their own, which is trained as usual."""
+    return displacement.guide(**settings).without("head")
+
+
 SCRATCH = Method("scratch", "from scratch", FROM_SCRATCH)
 FROZEN = Method("frozen", "frozen (linear probe)", FEATURES, head_only=True)
 PLAIN = Method("plain", "plain fine-tuning", FINE_TUNING)

@@ -22,6 +22,7 @@ from experiments.e04_guides import run as guides
 from experiments.e05_own_model import run as own_model
 from experiments.e10_paper_setting import verdicts as paper_setting
 from experiments.e11_authors_code import run as authors
+from experiments.e14_genes import verdicts as genes
 from experiments.episodes import Task
 from experiments.methods import FROZEN, PLAIN
 from experiments.statistics import NONE, difference, rows_where
@@ -246,6 +247,15 @@ def _authors_code(frame: pd.DataFrame) -> Found:
             yield "", condition, RIVALS["plain"], "adam", row
 
 
+def _genes(frame: pd.DataFrame) -> Found:
+    for row in genes.guided_minus_rivals(frame).to_dict("records"):
+        if row["rival"] in RIVALS and row["optimizer"] in BY:
+            zero_point, cells = row["zero_point"], "1 cell" if row["n_shot"] == 1 else f"{row['n_shot']} cells"
+            shown = ONE_SHOT if (zero_point, row["scouts"], row["n_shot"]) == ("types", "pairs", 1) else ""
+            condition = f"two types of cells, {zero_point}, {row['scouts']}, {cells}"
+            yield shown, condition, RIVALS[row["rival"]], row["optimizer"], row
+
+
 COMPARE: dict[str, tuple[str, Callable[[pd.DataFrame], Found]]] = {
     "method": ("00", _two_parameters),
     "one_shot": ("01", _one_shot),
@@ -258,6 +268,7 @@ COMPARE: dict[str, tuple[str, Callable[[pd.DataFrame], Found]]] = {
     "domain_shift": ("08", _domain_shift),
     "paper_setting": ("10", _paper_setting),
     "authors_code": ("11", _authors_code),
+    "genes": ("14", _genes),
 }
 
 

@@ -35,7 +35,7 @@ PACKAGES = {
     "experiments/data.py": """
         class DataError(RuntimeError): ...
 
-        def load(name):
+        def ensure(name):
             if name != "glyphs":
                 raise DataError(f"no {name} here")
     """,

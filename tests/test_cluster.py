@@ -15,15 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 from distributed import Client
+from jobs import draw, linger, train_one, wait_for
 from test_scouting import network
-from test_workers import draw, linger, wait_for
 
 from experiments import workers
 from experiments.e02_xor import run as xor
 from experiments.parameters import ParameterError
 from experiments.workers import WorkerError, parallel
 from gtl_core import scout
-from gtl_core.training import fit
 
 ROOT = Path(__file__).resolve().parent.parent
 XOR = dict(
@@ -102,12 +101,6 @@ def a_busy_worker_is_killed(cluster: Cluster) -> Iterator[None]:
         over.set()
         watcher.join()
     assert killed, "nobody was computing"
-
-
-def train_one(model, seed):
-    generator = torch.Generator().manual_seed(seed)
-    examples = torch.randn(12, 4, generator=generator), torch.arange(12) % 3
-    fit(model, *examples, torch.optim.SGD(model.parameters(), lr=0.1), epochs=100)
 
 
 def test_scouts_on_a_cluster(cluster):

@@ -9,46 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
+from jobs import draw, end, first_waits_for_last, wait_for
 
 from experiments.workers import WorkerError, parallel
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def draw(seed):
-    """Depends on the last bit of a product, which depends on the number of threads."""
-    matrix = torch.randn(300, 300, generator=torch.Generator().manual_seed(seed))
-    return torch.get_num_threads(), (matrix @ matrix).sum().item()
-
-
-def first_waits_for_last(folder, n, job):
-    if job == 0:
-        wait_for(folder / "last")
-    if job == n - 1:
-        (folder / "last").touch()
-    return os.getpid()
-
-
-def end(how, job):
-    if job != 2:
-        return time.sleep(60)
-    if how == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    raise ValueError("no such rate")
-
-
-def linger(folder, job):
-    (folder / str(os.getpid())).touch()
-    time.sleep(60)
-
-
-def wait_for(path, n=1):
-    """A file, or ``n`` files in a folder."""
-    until = time.monotonic() + 30
-    while not path.exists() or (path.is_dir() and len(list(path.iterdir())) < n):
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def processes_of(session: int, command: str = "") -> list[int]:
@@ -108,9 +73,15 @@ def test_a_lost_job_ends_the_others_and_the_next_call_works(how, error, said):
     assert parallel(draw, range(2), 2, "again") == parallel(draw, range(2), 1, "again")
 
 
-START = "import signal, sys; from pathlib import Path; from functools import partial; import test_workers as t; "
-START += "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell may have had it ignored
-START += "t.parallel(partial(t.linger, Path(sys.argv[1])), range(9), 2, 'linger')"
+START = """
+import jobs, signal, sys
+from functools import partial
+from pathlib import Path
+from experiments.workers import parallel
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
+parallel(partial(jobs.linger, Path(sys.argv[1])), range(9), 2, "linger")
+"""
 
 
 @pytest.mark.parametrize("how", ["interrupted", "killed", "killed while workers start"])

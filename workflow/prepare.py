@@ -27,7 +27,7 @@ def main() -> None:
     try:
         if args.dataset:
             with said(f"dataset {args.dataset}"):
-                data.load(args.dataset)
+                data.ensure(args.dataset)
         for step in map(from_command, args.steps):
             with said(common.words(step)):
                 args.folder.mkdir(parents=True, exist_ok=True)

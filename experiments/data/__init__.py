@@ -104,3 +104,11 @@ def load(name: str) -> Dataset:
     except OSError as error:
         raise DataError(f"{error}: free space, or make {path.parent} writable") from error
     return dataset
+
+
+def ensure(name: str) -> None:
+    """Make or download what is called ``name``, images or cells, unless it is there; DataError if it cannot be had."""
+    if name in NAMES:
+        load(name)
+    else:
+        import_module("experiments.data.genes").load_cells(name)

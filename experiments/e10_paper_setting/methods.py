@@ -17,6 +17,7 @@ from experiments.methods import (
     SCRATCH,
     TENSOR,
     Method,
+    of_body,
     table,
 )
 from gtl_core.guide import Displacement, Guide
@@ -44,11 +45,6 @@ class CharacterMethod(Method):
     on: Literal["step", "gradient"] = "step"
     gradients: bool = False
     one_rate: bool = False
-
-
-def of_body(displacement: Displacement, **settings: str) -> Guide:
-    """The guide without the scouts' head: new characters have a head of their own, which is trained as usual."""
-    return displacement.guide(**settings).without("head")
 
 
 def binary(displacement: Displacement) -> Guide:
