@@ -77,11 +77,10 @@ def test_one_task_is_done_by_hand_with_the_public_api_and_is_the_table_s_number(
     by_hand = [cell.source for cell in parts["One task by hand"] if cell.cell_type == "code"]
     text = "\n".join(by_hand)
     assert 2 <= len(by_hand) <= 4
-    assert re.search(r"^from gtl_core import .*scout", text, re.MULTILINE) and "scout(" in text
-    called = {
-        node.func.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call) and hasattr(node.func, "id")
-    }
-    assert "Guided" in called or path.stem == "09_scaling"
+    if path.stem != "15_what_to_use":  # which trains nothing
+        assert re.search(r"^from gtl_core import .*scout", text, re.MULTILINE) and "scout(" in text
+        calls = [node.func for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+        assert "Guided" in {call.id for call in calls if hasattr(call, "id")} or path.stem == "09_scaling"
     after = "\n".join(cell.source for name in order[order.index("The whole experiment") :] for cell in parts[name])
     assert re.search(r"^assert .*by_hand", after, re.MULTILINE), "the table's row must be compared with by_hand"
 

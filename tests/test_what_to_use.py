@@ -10,8 +10,8 @@ from experiments.e15_what_to_use.run import (
     METHODS,
     TABLES,
     WhatToUseParameters,
-    advice,
     arenas,
+    never_far,
     regrets,
     regrets_too_high,
     run,
@@ -100,7 +100,7 @@ def test_who_is_never_far_from_the_best():
     ]
     table = summary(pd.DataFrame(lines)).set_index("method")
     assert set(table["arenas"]) == {1} and table.loc["plain", "worst"] == 0.1  # in b, guidance did not run
-    assert table.index[0] == "frozen" and advice(pd.DataFrame(lines)).startswith("Never far from the best")
+    assert table.index[0] == "frozen" and never_far(pd.DataFrame(lines)).startswith("Never far from the best")
 
 
 def test_the_figure_shows_every_arena(frame):

@@ -41,7 +41,7 @@ class WhatToUseParameters(NotebookParameters):
     """See the notebook's parameter cell for what each one means."""
 
 
-class Arena(NamedTuple):
+class Contest(NamedTuple):
     """Some tasks on which several methods were compared, paired.
 
     tests: seed, task, method and value, an accuracy, of each at its best setting. tuning: the same of validation tasks,
@@ -125,7 +125,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=columns).sort_values(**order, ignore_index=True)
 
 
-def advice(frame: pd.DataFrame) -> str:
+def never_far(frame: pd.DataFrame) -> str:
     """In words: who is never far from the best, of those that run everywhere; and with a rate that is too high."""
     whens = {"regret": "at the rate that validation chose", "too_high": f"at {TOO_HIGH} times that rate"}
     lines = []
@@ -139,7 +139,7 @@ def advice(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def arenas(folder: Path) -> list[Arena]:
+def arenas(folder: Path) -> list[Contest]:
     """Those that the tables in ``folder`` know, in the order of the experiments."""
     found = []
     for name, (experiment, of_table) in TABLES.items():
@@ -148,11 +148,11 @@ def arenas(folder: Path) -> list[Arena]:
     return [arena for arena in found if set(EVERYWHERE) <= set(arena.tests["method"])]
 
 
-def _arena(name: str, experiment: str, rows: pd.DataFrame) -> Arena:
+def _arena(name: str, experiment: str, rows: pd.DataFrame) -> Contest:
     rows = rows[rows["method"].isin(list(METHODS))]
     tests, tuning = (rows[rows["metric"] == metric] for metric in ("accuracy", "validation"))
     setting = [column for column in SETTING if column in rows]
-    return Arena(
+    return Contest(
         name, experiment, tests[["seed", "task", "method", "value"]], tuning[["seed", "method", *setting, "value"]]
     )
 
