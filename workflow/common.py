@@ -30,7 +30,8 @@ WHERE = ("workers", "dask_scheduler")  # parameters on which no result depends
 INJECTED = ("results", "prepared", "workers")  # parameters that the batch sets, not the profile
 
 steps_ran = False  # set by the Snakefile once there is something to do; read by the launcher
-stopped = False  # set by the launcher on Ctrl-C
+alone = False  # set by the launcher if all steps run on this machine, and end with it
+stopped = False  # set by it on Ctrl-C
 told = False  # set by it once it has said that something failed
 errors: list[str] = []  # Snakemake's own
 

@@ -57,6 +57,7 @@ def main() -> None:
         elsewhere = "SNAKEMAKE_PROFILE" in os.environ or any(o.startswith(("--profile", "--executor")) for o in others)
         if elsewhere:
             sys.exit(run(args.profile, args.cores, others))
+        common.alone = sys.platform == "linux"  # elsewhere, nothing tells them
         with temporary_folder(), step.ready(lock):
             sys.exit(run(args.profile, args.cores, others))
 
