@@ -158,6 +158,9 @@ def memory(megabytes: int) -> Iterator[list[str]]:
     try:
         yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
     finally:
+        until = time.monotonic() + 10
+        while (group / "cgroup.procs").read_text() and time.monotonic() < until:  # the last ones are ending
+            time.sleep(0.05)
         group.rmdir()
 
 
