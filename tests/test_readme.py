@@ -22,6 +22,7 @@ from experiments.e07_forgetting_neighbours import run as forgetting_neighbours
 from experiments.e08_domain_shift import run as domain_shift
 from experiments.e10_paper_setting import verdicts as paper_setting
 from experiments.e11_authors_code import run as authors
+from experiments.e14_genes import verdicts as genes
 from experiments.experiment import caption
 from experiments.overview import against_rivals, finding
 from experiments.statistics import paired
@@ -86,6 +87,7 @@ def test_numbers_are_those_of_the_paper_profile():
     code = records.read("results/paper", "authors_code")
     for table in (authors.relearning_table(code), authors.claim_table(code)):
         computed |= set(table["text"])
+    computed |= set(genes.guided_minus_rivals(records.read("results/paper", "genes"))["text"])
     computed |= set(against_rivals(records.ROOT / "results/paper")["text"])
     assert len(quoted) >= 5
     assert [number for number in quoted if number not in computed] == []

@@ -84,6 +84,11 @@ def test_every_table_has_its_arenas(frame):
         assert rows["value"].min() == 0 and (rows["value"] >= 0).all()
 
 
+def test_results_md_says_what_the_table_says(frame):
+    text = (records.ROOT / "RESULTS.md").read_text()
+    assert all(f"> {line}" in text for line in never_far(frame).split("\n"))
+
+
 def test_arenas_compare_the_same_tasks(frame):
     for arena in arenas(PAPER):
         assert not arena.tests.duplicated(["seed", "task", "method"]).any(), arena.name

@@ -55,8 +55,8 @@ def genes_differences(frame: pd.DataFrame) -> Figure:
                 rows.append(Ranked(_in_words(row), colour, "", *values))
             forest(axis, rows)
             axis.axvline(0, color="#999999", linewidth=0.8)
-            axis.set(title=f"guided minus {METHODS[rival].label}", xlabel="points of balanced accuracy")
-            said.append(f"minus {METHODS[rival].label}: {tally(mine['side'], 'conditions')}")
+            axis.set(title=f"minus {METHODS[rival].label}", xlabel="points of balanced accuracy")
+            said.append(f"minus {METHODS[rival].label.removesuffix(': the mean')} {tally(mine['side'], 'conditions')}")
         headline(figure, f"Guided {'; '.join(said)}", f"{_n(frame)}; bars: 95 % intervals; each at its own best rate.")
     return figure
 

@@ -45,7 +45,7 @@ def _heat(axis: Axes, table: pd.DataFrame) -> None:
     from seaborn import heatmap
 
     text = table.map(lambda points: "" if pd.isna(points) else f"{points:.1f}" if points < 9.95 else f"{points:.0f}")
-    names = [f"{arena}  ({number})" if number else arena for arena, number in table.index]
+    names = [f"{arena}  ({int(number):02})" if number else arena for arena, number in table.index]
     labels = [METHODS[name].label.replace(" (", "\n(") for name in table]
     look = {"cmap": "OrRd", "vmin": 0, "vmax": DARKEST, "cbar": False, "linewidths": 1, "annot_kws": {"fontsize": 8}}
     heatmap(table, annot=text, fmt="", ax=axis, xticklabels=labels, yticklabels=names, **look)
