@@ -33,7 +33,9 @@ def main() -> None:
         sys.exit(f"--cores {args.cores}: must be a number from 1 on, or all")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, which is imported for all steps at once
     state = common.ROOT / ".snakemake"
-    if not os.access(os.path.expanduser("~"), os.W_OK):  # where libraries keep caches and settings
+    try:  # to write where libraries keep caches and settings; what rights say, does not hold everywhere for root
+        tempfile.TemporaryFile(dir=os.path.expanduser("~")).close()
+    except OSError:
         os.environ["HOME"] = str(state / "home")
     try:
         common.plan(args.profile)
