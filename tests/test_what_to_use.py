@@ -108,6 +108,20 @@ def test_who_is_never_far_from_the_best():
     assert table.index[0] == "frozen" and never_far(pd.DataFrame(lines)).startswith("Never far from the best")
 
 
+def test_who_was_not_tried_everywhere_is_not_passed_over():
+    """Without the probe at ten times its rate, nothing is said of that rate."""
+    values = {"frozen": {"regret": 0.1}, "plain": {"regret": 0.0, "too_high": 0.2}}
+    values["guided_network"] = {"regret": 0.2, "too_high": 0.1}
+    lines = [
+        {"arena": "a", "experiment": "05", "method": name, "metric": metric, "value": value}
+        for name, of in values.items()
+        for metric, value in of.items()
+    ]
+    table = pd.DataFrame(lines)
+    assert set(summary(table)["metric"]) == {"regret"} and "10 times" not in never_far(table)
+    assert figures.what_to_use(table).get_label().count("linear probe") == 0  # plain is the least far, once
+
+
 def test_the_figure_shows_every_arena(frame):
     left, right = figures.what_to_use(frame).axes
     assert len(left.get_yticklabels()) == frame["arena"].nunique() + 2

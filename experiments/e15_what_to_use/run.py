@@ -84,7 +84,7 @@ def regrets(tests: pd.DataFrame) -> dict[str, dict[str, float]]:
     found = {best: {"regret": 0.0}}
     for name in [name for name in values if name != best]:
         estimate = difference(values[best], values[name])
-        numbers = {"regret": estimate["mean"], "low": estimate["low"], "high": estimate["high"]}
+        numbers = {"regret": max(estimate["mean"], 0.0), "low": estimate["low"], "high": estimate["high"]}
         found[name] = {metric: value for metric, value in numbers.items() if not np.isnan(value)}
     return found
 
@@ -116,7 +116,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     found = []
     for metric in ("regret", "too_high"):
         values = frame[frame["metric"] == metric].pivot(index="arena", columns="method", values="value")
-        values = values.dropna(subset=values.columns.intersection(EVERYWHERE))
+        values = values.reindex(columns=values.columns.union(EVERYWHERE)).dropna(subset=EVERYWHERE)
         for name, mine in values.dropna(axis=1, how="all").items():
             numbers = {"arenas": int(mine.count()), "mean": mine.mean(), "worst": mine.max()}
             found.append({"metric": metric, "method": name, "everywhere": name in EVERYWHERE} | numbers)
