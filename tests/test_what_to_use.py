@@ -85,8 +85,8 @@ def test_every_table_has_its_arenas(frame):
 
 
 def test_results_md_says_what_the_table_says(frame):
-    text = (records.ROOT / "RESULTS.md").read_text()
-    assert all(f"> {line}" in text for line in never_far(frame).split("\n"))
+    text = " ".join((records.ROOT / "RESULTS.md").read_text().replace("\n>", "").split())
+    assert " ".join(never_far(frame).split()) in text
 
 
 def test_arenas_compare_the_same_tasks(frame):

@@ -132,10 +132,10 @@ def never_far(frame: pd.DataFrame) -> str:
     for metric, there in summary(frame).groupby("metric", sort=False):
         first, *others = there[there["everywhere"]].itertuples()
         said = ", ".join(f"{METHODS[row.method].label} {100 * row.worst:.1f}" for row in others)
-        lines.append(
-            f"Never far from the best {whens[metric]}, in {first.arenas} arenas: {METHODS[first.method].label}, at "
-            f"most {100 * first.worst:.1f} points below it (on average {100 * first.mean:.1f}). At most, too: {said}."
-        )
+        lines += [
+            f"Never far from the best {whens[metric]}, in {first.arenas} arenas: {METHODS[first.method].label},",
+            f"  at most {100 * first.worst:.1f} points below it (mean {100 * first.mean:.1f}); others at most: {said}.",
+        ]
     return "\n".join(lines)
 
 
