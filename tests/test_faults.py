@@ -192,7 +192,7 @@ def test_where_things_are_lacking_results_are_the_same(checkout, whole, settings
     [
         ("64 open files", "(Errno 24|Too many open files|out of memory|Resource)"),
         ("2000 MB of memory", "out of memory"),
-        ("600 MB of memory", r"(out of memory|was killed|Not everything succeeded|\A\Z)"),
+        ("600 MB of memory", r"(out of memory|was killed|Not everything succeeded)"),
         ("results on a full disk", "No space left on device"),
         ("results that are read only", r"^cannot write to .*results/quick \(Read-only"),
         ("data on a full disk", r"cannot write .*glyphs.safetensors \(.*free space"),
@@ -216,7 +216,8 @@ def test_what_is_too_little_ends_right_or_in_a_line(checkout, whole, lacking, sa
         print(f"\n{lacking}: {run.returncode}: {output[-400:]}")
     if run.returncode:
         assert "Traceback" not in output
-        assert re.search(said, output, re.MULTILINE), output
+        # If the launcher itself was killed for its memory, nobody is left to say so.
+        assert run.returncode == -signal.SIGKILL or re.search(said, output, re.MULTILINE), output
     else:
         assert found == whole[1]
     checkout.ends_right(whole[1])
