@@ -121,9 +121,26 @@ def run(profile: str, cores: str, others: list[str]) -> int:
         os.execv(sys.executable, [sys.executable, "-m", "snakemake", *arguments, *others])
     if code and not common.told:
         print(f"Snakemake itself failed: {' '.join(common.errors) or 'it does not say why'}")
+    if not code and not others and (wrong := edited_table(profile)):
+        print(wrong)
+        return 1
     if not common.steps_ran and not others:
         print(f"Nothing to do: results/{profile} is complete and up to date. Report: results/{profile}/report.html")
     return code
+
+
+def edited_table(profile: str) -> str:
+    """What is wrong with the first table that is not what its experiment wrote; empty if all are."""
+    from experiments.records import read
+
+    for about in sorted((common.ROOT / "results" / profile).glob("*.json")):
+        table = about.with_suffix(".csv")
+        try:
+            if table.exists():
+                read(table.parent, table.stem)
+        except (KeyError, ValueError) as error:
+            return str(error) if table.name in str(error) else f"{about} is damaged ({error}): make {table.name} anew"
+    return ""
 
 
 def stop(*_: object) -> NoReturn:
