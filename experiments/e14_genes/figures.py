@@ -11,7 +11,7 @@ from experiments.e14_genes.verdicts import guided_minus_rivals, ranking
 from experiments.experiment import Experiment
 from experiments.methods import CONTROL, GUIDED, PLAIN
 from experiments.optimizers import LABELS
-from experiments.statistics import NONE, mean_interval, rows_where, tally
+from experiments.statistics import NONE, mean_interval, rows_where, scouted_alike, tally
 from experiments.style import Ranked, drawing, forest, headline, of_methods
 
 ZERO_POINTS = {"types": "pretrained on other types", "masked": "pretrained on hidden genes", "random": "from scratch"}
@@ -65,8 +65,7 @@ def genes_rates(frame: pd.DataFrame) -> Figure:
     """Balanced accuracy on the types for tuning, over the body's rate, for each zero point; bands: 95 % intervals."""
     tuning = frame[frame["metric"] == "validation"]
     first = tuning[tuning["scouts"] != NONE].iloc[0]
-    tuning = rows_where(tuning, optimizer=first["optimizer"], n_shot=first["n_shot"])
-    tuning = tuning[tuning["scouts"].isin([first["scouts"], NONE])]
+    tuning = scouted_alike(rows_where(tuning, optimizer=first["optimizer"], n_shot=first["n_shot"]), first)
     shown = [METHODS[name] for name in (PLAIN.name, "l2_sp", "guided_network", "guided_tensor", "uniform")]
     points = [name for name in ZERO_POINTS if name in set(tuning["zero_point"])]
     with drawing(1, len(points), 3.2, [m.label for m in METHODS.values()], sharey=True) as (figure, axes):

@@ -216,10 +216,10 @@ def draws_of(job: Job, pretraining: GenePretraining) -> Draws:
     """The same for every method and setting: differences are paired."""
     cells, split = _cells(pretraining)
     n = job.parameters.n_draws if job.purpose == "test" else job.parameters.n_tuning_draws
+    types = [cells.of_type(number) for number in getattr(split, job.purpose)]
     supports, queries = [], []
     for i in range(n):
         generator = rng(job.seed, job.purpose, i)
-        types = [cells.of_type(number) for number in getattr(split, job.purpose)]
         shuffled = [some[torch.randperm(len(some), generator=generator)] for some in types]
         supports.append(torch.cat([some[: job.variant.n_shot] for some in shuffled]))
         queries.append(torch.cat([some[job.variant.n_shot :] for some in shuffled]))
@@ -254,9 +254,9 @@ def _fit_classifiers(method: GeneMethod, value: float, draws: Draws) -> Tensor:
 
 @torch.no_grad()
 def _nearest(body: nn.Module, draws: Draws) -> Tensor:
-    features = body(draws.support)
+    features, queries = body(draws.support), body(draws.query)
     means = torch.stack([features[draws.labels[:, 0] == label].mean(0) for label in range(N_WAY)])
-    distances = torch.stack([(body(draws.query) - mean).norm(dim=-1) for mean in means], -1)
+    distances = torch.stack([(queries - mean).norm(dim=-1) for mean in means], -1)
     return distances.argmin(-1) == draws.answers
 
 

@@ -7,7 +7,7 @@ no validation tasks to choose it on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from experiments.episodes import Task
 from experiments.methods import CONTROL, FINE_TUNING, FROZEN, NETWORK, PLAIN, TENSOR, Method, table
 from experiments.parameters import NotebookParameters, ParameterError
 from experiments.records import read, resolve
-from experiments.statistics import NONE, difference, rows_where
+from experiments.statistics import NONE, difference, rows_where, scouted_alike
 from experiments.streams import first_and_last
 
 METHODS = table(
@@ -186,26 +186,20 @@ def _streams(frame: pd.DataFrame) -> Found:
         yield f"a stream of characters, {head} head", pd.concat([*last.values(), rows_where(rows, metric="validation")])
 
 
-def _under(condition: Mapping[str, object], also: Mapping[str, object], frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows under a condition, or with a value of ``also`` where a method has no use for one of its columns."""
-    for column, value in condition.items():
-        frame = frame[frame[column].isin([value, also.get(column, value)])]
-    return frame
-
-
 def _paper_setting(frame: pd.DataFrame) -> Found:
     """The first condition; the head with a rate of its own where a method allows it."""
-    columns = ("network", "n_images", "n_way", "head", "optimizer", "scouts", "scout_ways", "scout_head")
-    first = frame[frame["method"] == NETWORK.name].iloc[0][list(columns)]
-    there = _under(first, {"scouts": NONE, "scout_ways": 0, "scout_head": NONE}, frame)
+    first = frame[frame["method"] == NETWORK.name].iloc[0]
+    there = rows_where(frame, **first[["network", "n_images", "n_way", "head", "optimizer"]])
+    there = scouted_alike(there, first, ["scouts", "scout_ways", "scout_head"])
     apart = there[there["rates"] == "apart"]
     single = there[there["method"].isin([FROZEN.name, "uniform"]) & (there["rates"] == "one")]
     yield f"digits to {first['n_way']} characters, 1 shot", pd.concat([apart, single])
 
 
 def _genes(frame: pd.DataFrame) -> Found:
-    first = frame[frame["method"] == NETWORK.name].iloc[0][["zero_point", "scouts", "optimizer"]]
-    for n_shot, rows in _under(first, {"scouts": NONE}, frame).groupby("n_shot"):
+    first = frame[frame["method"] == NETWORK.name].iloc[0]
+    there = scouted_alike(rows_where(frame, **first[["zero_point", "optimizer"]]), first)
+    for n_shot, rows in there.groupby("n_shot"):
         yield f"two types of cells, {n_shot} shot{'s' * (int(n_shot) > 1)}", rows
 
 
