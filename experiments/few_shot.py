@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from experiments.baselines.few_shot import Start, groups, side_by_side
 from experiments.data import Dataset, load
 from experiments.data.splits import split_classes
 from experiments.episodes import SIDE_BY_SIDE, EpisodeParameters, Task, accuracy_rows
 from experiments.images import zero_point_of
+from experiments.methods import Method
 from experiments.neighbours import NEIGHBOURS
 from experiments.optimizers import usual_rate
 from experiments.parameters import Head, Rate, Some
@@ -49,6 +50,14 @@ class PreparedParameters(EpisodeParameters):
     def variants(self) -> Sequence[Any]:
         raise NotImplementedError
 
+    def row(self, variant: Any) -> Method:
+        """Of the variant's method."""
+        return NEIGHBOURS[variant.method]
+
+    def taught(self, job: Job, labels: Tensor, numbers: Sequence[int]) -> Tensor:
+        """The labels [N, 1] or [N, S] with which the supports of S tasks, those of these ``numbers``, are learned."""
+        return labels
+
     def step(self, seed: int, variant: Any, factor: float) -> Step | None:
         """The last step of a variant's preparation, scaled by ``factor``; None where nothing is prepared."""
         raise NotImplementedError
@@ -59,7 +68,7 @@ class PreparedParameters(EpisodeParameters):
 
     def scout_training(self, variant: Any, factor: float) -> dict[str, Any]:
         """How the variant's scouts are trained, as fields of a `Scouting`."""
-        by = NEIGHBOURS[variant.method].scouts_by
+        by = self.row(variant).scouts_by
         return {"optimizer": by, "learning_rate": factor * usual_rate(by, self.scout_learning_rate)}
 
     def images(self, variant: Any) -> Dataset:
@@ -70,11 +79,11 @@ class PreparedParameters(EpisodeParameters):
         return self.n_episodes if job.purpose == "test" else self.n_tuning_episodes
 
     def has_factor(self, variant: Any) -> bool:
-        return bool(NEIGHBOURS[variant.method].prepare or NEIGHBOURS[variant.method].guide)
+        return bool(self.row(variant).prepare or self.row(variant).guide)
 
     def settings(self, variant: Any) -> list[PreparationSetting]:
         factors = self.preparation_factors if self.has_factor(variant) else (1.0,)
-        rates = self.learning_rates if NEIGHBOURS[variant.method].has_rate else (0.0,)
+        rates = self.learning_rates if self.row(variant).has_rate else (0.0,)
         return [PreparationSetting(*pair) for pair in product(factors, rates)]
 
     def preparations(self) -> list[Step]:
@@ -126,24 +135,30 @@ def _measure(job: Job, start: Start) -> tuple[np.ndarray, float]:
     images, accuracies, seconds = p.images(v), [], 0.0
     # The same for every method and setting: differences between methods are paired.
     classes, shape = split_classes(images, job.seed)[job.purpose], (v.n_way, v.n_shot, p.n_query)
-    draws = [rng(job.seed, job.purpose, i) for i in range(p.n_of(job))]
-    episodes = [sample_episode(images.examples, classes, *shape, draw) for draw in draws]
-    for some in groups(episodes, max(1, SIDE_BY_SIDE // (v.n_way * v.n_shot))):
+    for numbers in groups(range(p.n_of(job)), max(1, SIDE_BY_SIDE // (v.n_way * v.n_shot))):
+        draws = [rng(job.seed, job.purpose, i) for i in numbers]
+        some = [sample_episode(images.examples, classes, *shape, draw) for draw in draws]
         support, targets = side_by_side([episode.support for episode in some])
+        targets = p.taught(job, targets, numbers)
         queries, answers = side_by_side([episode.query for episode in some])
         begin = time.perf_counter()
-        predict = NEIGHBOURS[v.method].adapt(start, support, targets, job.setting.learning_rate, p)
+        predict = p.row(v).adapt(start, support, targets, job.setting.learning_rate, p)
         with torch.no_grad():
             right = (predict(queries).argmax(-1) == answers).float()
         seconds += time.perf_counter() - begin
         accuracies.append(right.mean(0))
-    return torch.cat(accuracies).numpy(), seconds / len(episodes)
+    return torch.cat(accuracies).numpy(), seconds / p.n_of(job)
 
 
-def rank_episodes(frame: pd.DataFrame, conditions: Sequence[str], variants: Sequence[str]) -> pd.DataFrame:
-    """`rank` for each of ``conditions`` and kind of task, which ``task`` names, of each of ``variants`` and method."""
+def rank_episodes(
+    frame: pd.DataFrame, conditions: Sequence[str], variants: Sequence[str], guides: Sequence[str] = SCOPES
+) -> pd.DataFrame:
+    """`rank` for each of ``conditions`` and kind of task, which ``task`` names, of each of ``variants`` and method.
+
+    guides: the methods that are guidance and nothing else.
+    """
     conditions, variants = [*conditions, "n_way", "n_shot"], [*variants, "method"]
     test, tuning = (frame[frame["metric"] == metric] for metric in ("accuracy", "validation"))
-    table = rank(test, tuning, conditions, variants, lambda variant: variant["method"] in SCOPES)
+    table = rank(test, tuning, conditions, variants, lambda variant: variant["method"] in guides)
     table.insert(0, "task", [str(Task(*task)) for task in table[["n_way", "n_shot"]].itertuples(index=False)])
     return table

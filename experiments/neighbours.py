@@ -143,7 +143,8 @@ def task_by_task(adapt: Adapt) -> Adapt:
     """An adaptation to one task [N, ...], done for S tasks [N, S, ...], one after the other."""
 
     def adapt_all(start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
-        each = [adapt(start, task.contiguous(), labels[:, 0], rate, p) for task in inputs.unbind(1)]
+        tasks = zip(inputs.unbind(1), labels.expand(-1, inputs.shape[1]).unbind(1), strict=True)
+        each = [adapt(start, task.contiguous(), own.contiguous(), rate, p) for task, own in tasks]
 
         def predict(queries: Tensor) -> Tensor:
             tasks = zip(each, queries.unbind(1), strict=True)
@@ -180,7 +181,9 @@ def _by_rates(start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any)
     return meta.adapt_by_descent(start.model, inputs, labels, rates=start.extra, n_steps=p.test_steps)
 
 
-def _compared(by: Callable[[Start], compare.Compare]) -> Adapt:
+def compared(by: Callable[[Start], compare.Compare]) -> Adapt:
+    """Nothing is trained on a task: what ``by`` makes compares queries with the support."""
+
     def adapt(start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
         return compare.compare_all(start.model, inputs, labels, compare=by(start))
 
@@ -236,7 +239,7 @@ def _by_adam(row: Method, **training: Any) -> Method:
     return _tuned(replace(row, **names), FineTuning(_adam, guide=row.guide, **training))
 
 
-def _untrained(name: str, label: str, family: Family, adapt: Adapt, has_rate: bool = False, **others: Any) -> Method:
+def untrained(name: str, label: str, family: Family, adapt: Adapt, has_rate: bool = False, **others: Any) -> Method:
     """Nothing of the network is trained on a task; with a rate where something else is to be chosen."""
     return Method(name, label, family, adapt=adapt, has_rate=has_rate, passes=_one_pass, **others)
 
@@ -245,15 +248,15 @@ INNER = attrgetter("test_steps")  # what MAML and its kin take on a new task
 NEIGHBOURS = table(
     [
         _tuned(SCRATCH, FineTuning()),
-        _untrained("nearest_mean", "nearest class mean", FEATURES, task_by_task(_nearest_mean)),
-        _untrained("logistic", "logistic regression", FEATURES, task_by_task(_logistic), has_rate=True),
-        _untrained("svm", "SVM", FEATURES, task_by_task(_svm), has_rate=True),
+        untrained("nearest_mean", "nearest class mean", FEATURES, task_by_task(_nearest_mean)),
+        untrained("logistic", "logistic regression", FEATURES, task_by_task(_logistic), has_rate=True),
+        untrained("svm", "SVM", FEATURES, task_by_task(_svm), has_rate=True),
         _tuned(PLAIN, FineTuning()),
         _tuned(Method("freeze_1", "1 layer frozen", FINE_TUNING), FineTuning(n_frozen=1)),
         _tuned(Method("freeze_2", "2 layers frozen", FINE_TUNING), FineTuning(n_frozen=2)),
         _tuned(Method("freeze_3", "3 layers frozen", FINE_TUNING), FineTuning(n_frozen=3)),
         _tuned(FROZEN, FineTuning(n_frozen=4)),
-        _untrained("simple_shot", "SimpleShot", FEATURES, task_by_task(_simple_shot), prepare=BASE_MEAN),
+        untrained("simple_shot", "SimpleShot", FEATURES, task_by_task(_simple_shot), prepare=BASE_MEAN),
         _tuned(Method("lp_ft", "LP-FT", FINE_TUNING), ProbeThenFineTuning()),
         _tuned(Method("l2_sp", "L2-SP", FINE_TUNING), FineTuning(memory=_l2_sp)),
         _tuned(Method("layerwise", "layer-wise rates", FINE_TUNING), FineTuning(transfer.layerwise)),
@@ -263,7 +266,7 @@ NEIGHBOURS = table(
         _tuned(Method("fomaml", "FOMAML", META_LEARNING, prepare=FOMAML), FineTuning(epochs=INNER)),
         _tuned(Method("anil", "ANIL", META_LEARNING, prepare=ANIL), FineTuning(n_frozen=4, epochs=INNER)),
         replace(
-            _untrained("meta_sgd", "Meta-SGD", META_LEARNING, task_by_task(_by_rates), prepare=META_SGD),
+            untrained("meta_sgd", "Meta-SGD", META_LEARNING, task_by_task(_by_rates), prepare=META_SGD),
             passes=FineTuning(epochs=INNER).passes,
         ),
         _tuned(Method("reptile", "Reptile", META_LEARNING, prepare=REPTILE), FineTuning(_reptile_optimizer)),
@@ -271,11 +274,11 @@ NEIGHBOURS = table(
             Method("learned_optimizer", "learned optimizer", META_LEARNING, prepare=RULE, has_rate=False),
             FineTuning(_by_rule, epochs=lambda p: OPTIMIZER_STEPS),
         ),
-        _untrained("matching", "Matching", COMPARING, _compared(lambda start: compare.attention), prepare=MATCHING),
-        _untrained(
-            "prototypical", "Prototypical", COMPARING, _compared(lambda start: compare.prototypes), prepare=PROTOTYPICAL
+        untrained("matching", "Matching", COMPARING, compared(lambda start: compare.attention), prepare=MATCHING),
+        untrained(
+            "prototypical", "Prototypical", COMPARING, compared(lambda start: compare.prototypes), prepare=PROTOTYPICAL
         ),
-        _untrained("relation", "Relation", COMPARING, _compared(_relate), prepare=RELATION),
+        untrained("relation", "Relation", COMPARING, compared(_relate), prepare=RELATION),
         _guided(TENSOR),
         _guided(NETWORK),
         *(_by_adam(PLAIN), _by_adam(FROZEN, n_frozen=4), _by_adam(TENSOR), _by_adam(NETWORK)),

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 
@@ -92,7 +92,13 @@ def _cluster(address: str) -> Iterator[Executor]:
 
     class PunctualClient(Client):
         def start(self, **kwargs) -> None:  # its own timeout does not cover a peer that accepts and is silent
-            super().start(callback_timeout=DASK_TIMEOUT, **kwargs)
+            try:
+                super().start(callback_timeout=DASK_TIMEOUT, **kwargs)
+            except BaseException:
+                # Or the garbage collector does it, maybe while another client holds the lock that closing takes.
+                with suppress(TimeoutError):
+                    self.close(timeout=1)
+                raise
 
     try:
         client = PunctualClient(address, timeout=DASK_TIMEOUT, set_as_default=False)

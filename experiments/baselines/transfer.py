@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import one_hot
 
 from experiments.baselines.continual import Memory
@@ -18,6 +19,7 @@ from experiments.methods import Predictor
 from gtl_core._engine.stacked import stack, stack_guide, stacked_cross_entropy
 from gtl_core.guide import Displacement, Guide
 from gtl_core.guided import Guided
+from gtl_core.tasks import rng
 from gtl_core.training import fit
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class FineTuning:
     optimizer: ``optimizer(model, start, rate, parameters)``, for the stacked network. n_frozen: how many layers, from
     the input, stay as they are; all but the head: a linear probe (Yosinski et al. 2014). epochs: of the parameters.
     memory: ``memory(model, optimizer)`` makes what holds the network back. guide: scales every step by its values.
+    augment: ``augment(start)`` makes what changes the inputs in every step, all layers being trained. loss:
+    ``loss(start)`` makes that of the stacked network; None: its cross-entropy.
     """
 
     optimizer: Callable[[nn.Module, Start, float, Any], torch.optim.Optimizer] = descent
@@ -45,16 +49,19 @@ class FineTuning:
     epochs: Callable[[Any], int] = attrgetter("epochs")
     memory: Callable[[nn.Module, torch.optim.Optimizer], Memory] | None = None
     guide: Callable[[Displacement], Guide] | None = None
+    augment: Callable[[Start], Callable[[Tensor], Tensor]] | None = None
+    loss: Callable[[Start], Callable[[Tensor, Tensor], Tensor]] | None = None
 
     def __call__(self, start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
-        """Adapt to inputs [N, S, ...] and labels [N, 1]; the predictor takes queries [M, S, ...]."""
+        """Adapt to inputs [N, S, ...] and labels [N, 1] or [N, S]; the predictor takes queries [M, S, ...]."""
         fixed, model = two_parts(start.model, self.n_frozen, inputs.shape[1])
         optimizer = self.optimizer(model, start, rate, p)
         if self.guide:
             optimizer = Guided(optimizer, model, stack_guide(self.guide(start.displacement), inputs.shape[1]))
         if self.memory:
             self.memory(model, optimizer)
-        return _train(fixed, model, optimizer, inputs, labels, self.epochs(p))
+        augment, loss = (make(start) if make else None for make in (self.augment, self.loss))
+        return _train(fixed, model, optimizer, inputs, labels, self.epochs(p), loss or stacked_cross_entropy, augment)
 
     def passes(self, model: nn.Sequential, n: int, p: Any) -> float:
         """Of one task with ``n`` examples. Frozen layers are passed once; the others are charged by their share of the
@@ -80,6 +87,84 @@ class ProbeThenFineTuning:
         return n * (FORWARD * (1 - head) + TRAINING * (probed * head + p.epochs - probed))
 
 
+class GradualUnfreezing:
+    """The head first, then one layer more in each fifth of the epochs, from the last to the first.
+
+    Source: Howard & Ruder 2018 (ULMFiT, section 3.3), without its other two tricks.
+    """
+
+    def __call__(self, start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
+        trained: dict[str, Tensor] = {}
+        for n_frozen, epochs in self.phases(p.epochs):
+            fixed, model = two_parts(start.model, n_frozen, inputs.shape[1])
+            model.load_state_dict(model.state_dict() | trained)
+            predict = _train(fixed, model, descent(model, start, rate, p), inputs, labels, epochs)
+            trained = model.state_dict()
+        return predict
+
+    def passes(self, model: nn.Sequential, n: int, p: Any) -> float:
+        """The sum over its phases of `FineTuning.passes`."""
+        phases = (FineTuning(n_frozen=k, epochs=lambda _, n=epochs: n) for k, epochs in self.phases(p.epochs))
+        return sum(phase.passes(model, n, p) for phase in phases)
+
+    @staticmethod
+    def phases(epochs: int) -> list[tuple[int, int]]:
+        """How many layers are frozen, and for how many epochs; the last phase has what is left of them."""
+        return [(k, epochs // 5) for k in (4, 3, 2, 1)] + [(0, epochs - 4 * (epochs // 5))]
+
+
+def bitfit(model: nn.Module, start: Start, rate: float, p: Any) -> torch.optim.Optimizer:
+    """Descent on the head, and in the body on biases alone, those of normalization, too: a guide of ones and zeros.
+
+    Source: Ben Zaken, Goldberg, Ravfogel 2022 (BitFit).
+    """
+    moves = {name: name.startswith("head.") or name.endswith(".bias") for name, _ in start.model.named_parameters()}
+    guide = Guide({name: torch.full_like(q, moves[name]) for name, q in model.named_parameters()})
+    return Guided(descent(model, start, rate, p), model, guide)
+
+
+class LowRank(nn.Module):
+    """A stacked network whose body's weights are those that it had plus a product of two thin matrices, ``after`` [S,
+    out, rank] and ``before`` [S, rank, in], which are trained, and the head. At first ``after`` is zero.
+
+    Source: Hu et al. 2022 (LoRA), for convolutions as for matrices, whose rows are the weights of one output.
+    """
+
+    def __init__(self, model: nn.Module, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.model = model
+        weights = {name: q for name, q in model.body.named_parameters() if q.dim() > 2}
+        self.names = [f"body.{name}" for name in weights]
+        self.after, self.before = nn.ParameterList(), nn.ParameterList()
+        for weight in weights.values():
+            n_copies, n_outputs, n_inputs = weight.flatten(2).shape
+            drawn = torch.randn(rank, n_inputs, generator=generator).to(weight) / n_inputs**0.5
+            self.after.append(weight.new_zeros(n_copies, n_outputs, rank))
+            self.before.append(drawn.repeat(n_copies, 1, 1))
+
+    def trained(self) -> list[nn.Parameter]:
+        return [*self.model.head.parameters(), *self.after, *self.before]
+
+    def forward(self, input: Tensor) -> Tensor:
+        weights = dict(self.model.named_parameters())
+        changed = {}
+        for name, after, before in zip(self.names, self.after, self.before, strict=True):
+            changed[name] = weights[name].detach() + (after @ before).view(weights[name].shape)
+        return functional_call(self.model, changed, (input,))
+
+
+@dataclass(frozen=True)
+class LowRankAdaptation(FineTuning):
+    """Descent on the `LowRank` parts and the head; passes as those of fine-tuning everything."""
+
+    rank: int = 2
+
+    def __call__(self, start: Start, inputs: Tensor, labels: Tensor, rate: float, p: Any) -> Predictor:
+        fixed, model = two_parts(start.model, 0, inputs.shape[1])
+        adapted = LowRank(model, self.rank, rng(p.seed, "low rank"))
+        return _train(fixed, adapted, torch.optim.SGD(adapted.trained(), rate), inputs, labels, self.epochs(p))
+
+
 def two_parts(model: nn.Sequential, n_frozen: int, n_copies: int) -> tuple[nn.Module, nn.Module]:
     """``n_copies`` of the first ``n_frozen`` layers of the body, and of the rest, side by side."""
     at = n_frozen * ((len(model.body) - 1) // 4)
@@ -97,10 +182,12 @@ def _train(
     inputs: Tensor,
     labels: Tensor,
     epochs: int,
+    loss: Callable[[Tensor, Tensor], Tensor] = stacked_cross_entropy,
+    augment: Callable[[Tensor], Tensor] | None = None,
 ) -> Predictor:
     with torch.no_grad():
         inputs = fixed(inputs)
-    fit(model, inputs, labels, optimizer, epochs=epochs, loss=stacked_cross_entropy)
+    fit(model, inputs, labels, optimizer, epochs=epochs, loss=loss, augment=augment)
     model.eval()
     return lambda queries: model(fixed(queries))
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from experiments.baselines.few_shot import Episodes, Prepared, Start
+from experiments.baselines.few_shot import Episodes, Learning, Prepared, Start
 from experiments.data import load
 from experiments.data.augmentation import random_affine
 from experiments.data.splits import split_classes
@@ -67,6 +67,10 @@ class MetaTraining(Step):
     inner_rate: Rate
     inner_steps: Count
 
+    def learning(self) -> Learning:
+        """The row of what it does."""
+        return LEARNING[self.method]
+
     def needs(self) -> list[Step]:
         return [self.pretraining] if self.pretraining.epochs else []
 
@@ -75,21 +79,21 @@ class MetaTraining(Step):
         dataset, seed = load(self.pretraining.dataset), self.pretraining.seed
         split = split_classes(dataset, seed)
         classes = torch.cat([split["pretraining"], split["scouting"]])
-        learning = LEARNING[self.method]
+        learning = self.learning()
         n = self.n_tasks if learning.own_heads else self._repeats()
         settings = (dataset, classes, *learning.shape(self), n, seed, "meta-training")
         return Augmented(*settings, strength=self.pretraining.augmentation)
 
     def passes_per_episode(self) -> int:
         """What a step for one episode costs; with a head for each task, one epoch of all tasks."""
-        return LEARNING[self.method].passes(self)
+        return self.learning().passes(self)
 
     def cost(self) -> int:
         # The learned optimizer's own work counts in full, as in the budget.
         return self._repeats() * self.passes_per_episode()
 
     def _repeats(self) -> int:
-        return 1 if LEARNING[self.method].once else self.passes // self.passes_per_episode()
+        return 1 if self.learning().once else self.passes // self.passes_per_episode()
 
     def train(self, body: Body | None) -> Prepared:
         """From a pretrained ``body``, or from a random network. Raises ParameterError if the budget is too small."""
@@ -98,7 +102,7 @@ class MetaTraining(Step):
             model.body.load_state_dict(body)
         if self.passes < (least := self.passes_per_episode()):
             raise ParameterError(f"passes = {self.passes}: {self.method} takes {least} for a single episode")
-        return LEARNING[self.method].train(model, self.episodes(), self)
+        return self.learning().train(model, self.episodes(), self)
 
     def make(self, folder: Path) -> None:
         """Train, and write the network and what else adapting it needs."""
@@ -119,7 +123,7 @@ class MetaTraining(Step):
     def start(self, folder: Path, n_way: int, head: Head) -> Start:
         """What learning a task of ``n_way`` classes starts from; with a new head where tasks had heads of their own."""
         model, extra, _ = self.read(folder)
-        if LEARNING[self.method].own_heads:
+        if self.learning().own_heads:
             new_head(model, n_way, head, generator=rng(self.pretraining.seed, "head", n_way))
         return Start(model, extra)
 
