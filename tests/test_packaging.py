@@ -52,7 +52,7 @@ def test_the_lock_holds_nothing_but_versions_that_exist_everywhere():
 
 def test_the_lock_is_complete_and_lean():
     """What a fresh set-up would install follows from the lock alone: every dependency of a pin here is pinned, too."""
-    from importlib.metadata import PackageNotFoundError, requires
+    from importlib.metadata import PackageNotFoundError, requires, version
 
     pinned = pins()
     for pin in pinned:
@@ -63,6 +63,8 @@ def test_the_lock_is_complete_and_lean():
         except PackageNotFoundError:  # of the extra `cluster`, not installed here
             assert pin.startswith("snakemake-executor-plugin-slurm"), f"{pin} is pinned but not installed"
             continue
+        if not pinned[pin].specifier.contains(version(pin)):
+            pytest.skip(f"{pin} is not what the lock names: this is another environment, as that of make test-lowest")
         for text in requirements:
             needed = Requirement(text)
             if needed.marker is None or needed.marker.evaluate({"extra": ""}):

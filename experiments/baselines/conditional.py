@@ -9,15 +9,22 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot, pad
+from torch.nn.functional import normalize, one_hot
 
 from experiments.baselines.compare import learn_to_compare
 from experiments.baselines.few_shot import Prepared
 from gtl_core.tasks import Episode
 
 
+def scaled(features: Tensor) -> Tensor:
+    """Features [..., d] at length sqrt(d), so that each is of size 1: next to those of a deep body labels are too faint
+    to be read."""
+    return features.shape[-1] ** 0.5 * normalize(features, dim=-1)
+
+
 class HyperHead(nn.Module):
-    """Writes a class's row of a linear head, weights and bias, from the mean of the class's features.
+    """Writes a class's row of a linear head, weights and bias, from the mean of the class's features: what is added to
+    that mean.
 
     Features [n, d], labels [n], queries [N, d] -> logits [N, n_way]. Source: Requeima et al. 2019 (CNAPs, section 2.2:
     the classifier's weights by a function of each class's mean), here of the head alone; Ha, Dai, Le 2017.
@@ -29,29 +36,30 @@ class HyperHead(nn.Module):
 
     def forward(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
         members = one_hot(labels).to(support.dtype)
-        rows = self.write(members.T @ support / members.sum(0)[:, None])  # [n_way, d + 1]
-        return queries @ rows[:, :-1].T + rows[:, -1]
+        means = members.T @ scaled(support) / members.sum(0)[:, None]
+        weights, bias = self.write(means).split([means.shape[1], 1], 1)  # [n_way, d], [n_way, 1]
+        return scaled(queries) @ (means + weights).T / means.shape[1] ** 0.5 + bias.T
 
 
 class InContext(nn.Module):
     """A small transformer that reads the labelled support and one query, and says the query's class.
 
-    Shapes as `HyperHead`. Every query is read by itself: [N, n + 1, width]. Labels enter as one-hot vectors, none for
-    the query. Source: Kirsch et al. 2022 (general-purpose in-context learning); Garnelo et al. 2018 for the question.
+    Shapes as `HyperHead`. Every query is read by itself, behind the support: [N, n + 1, width]. Source: Kirsch et al.
+    2022 (general-purpose in-context learning); Garnelo et al. 2018 for the question.
     """
 
     def __init__(self, n_features: int, n_way: int, width: int = 64, n_layers: int = 2) -> None:
         super().__init__()
-        self.enter = nn.Linear(n_features + n_way, width)
+        self.show, self.tell = nn.Linear(n_features, width), nn.Linear(n_way, width)
         layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
         self.read = nn.TransformerEncoder(layer, n_layers, enable_nested_tensor=False)
         self.answer = nn.Linear(width, n_way)
 
     def forward(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
-        n_way = self.answer.out_features
-        told = torch.cat([support, one_hot(labels, n_way).to(support.dtype)], 1)
-        tokens = torch.cat([told.expand(len(queries), -1, -1), pad(queries, (0, n_way))[:, None]], 1)
-        return self.answer(self.read(self.enter(tokens))[:, -1])
+        told = scaled(one_hot(labels, self.answer.out_features).to(support.dtype))
+        examples = self.show(scaled(support)) + self.tell(told)
+        tokens = torch.cat([examples.expand(len(queries), -1, -1), self.show(scaled(queries))[:, None]], 1)
+        return self.answer(self.read(tokens)[:, -1])
 
 
 def conditional(
