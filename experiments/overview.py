@@ -256,6 +256,16 @@ def _genes(frame: pd.DataFrame) -> Found:
             yield shown, condition, RIVALS[row["rival"]], row["optimizer"], row
 
 
+def _learned(frame: pd.DataFrame) -> Found:
+    """From the zero points that 06 does not have, and with wrong labels."""
+    tests = frame[(frame["metric"] == "accuracy") & ((frame["zero_point"] != "supervised") | (frame["wrong"] > 0))]
+    for (point, wrong, *task), rows in tests.groupby(["zero_point", "wrong", "n_way", "n_shot"], sort=False):
+        methods = dict(list(rows.groupby("method")))
+        where = f"zero point {point}" + (f", {wrong:.0%} wrong labels" if wrong else "")
+        shown = ONE_SHOT if point in ("simclr", "masked") and task[1] == 1 else ""
+        yield from _of_methods(shown, f"{where}, {Task(*task)}", methods, methods)
+
+
 COMPARE: dict[str, tuple[str, Callable[[pd.DataFrame], Found]]] = {
     "method": ("00", _two_parameters),
     "one_shot": ("01", _one_shot),
@@ -268,6 +278,7 @@ COMPARE: dict[str, tuple[str, Callable[[pd.DataFrame], Found]]] = {
     "domain_shift": ("08", _domain_shift),
     "paper_setting": ("10", _paper_setting),
     "authors_code": ("11", _authors_code),
+    "learned_everything": ("12", _learned),
     "genes": ("14", _genes),
 }
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -507,3 +508,18 @@ def test_the_lock_is_the_systems(project):
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert project.launch("quick")[0] == 1
     assert project.planned()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="steps are forked on Linux")
+def test_a_step_that_waits_to_be_forked_says_nothing_of_ctrl_c(tmp_path):
+    (tmp_path / ".snakemake").mkdir()
+    command = [sys.executable, ROOT / "workflow/step.py", "prepare.py"]
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / ".snakemake/steps.socket"))
+        server.listen()
+        step = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        connection, _ = server.accept()
+        with connection, connection.makefile() as asked:
+            assert json.loads(asked.readline())[0] == "prepare.py"
+            step.send_signal(signal.SIGINT)
+            assert step.communicate(timeout=60)[1] == "" and step.returncode == -signal.SIGINT

@@ -22,6 +22,7 @@ from experiments.e07_forgetting_neighbours import run as forgetting_neighbours
 from experiments.e08_domain_shift import run as domain_shift
 from experiments.e10_paper_setting import verdicts as paper_setting
 from experiments.e11_authors_code import run as authors
+from experiments.e12_learned_everything import run as learned_everything
 from experiments.e14_genes import verdicts as genes
 from experiments.experiment import caption
 from experiments.overview import against_rivals, finding
@@ -88,6 +89,9 @@ def test_numbers_are_those_of_the_paper_profile():
     for table in (authors.relearning_table(code), authors.claim_table(code)):
         computed |= set(table["text"])
     computed |= set(genes.guided_minus_rivals(records.read("results/paper", "genes"))["text"])
+    learned = records.read("results/paper", "learned_everything")
+    for table in (learned_everything.ranking, learned_everything.at_zero_points, learned_everything.with_wrong_labels):
+        computed |= set(table(learned)["text"])
     computed |= set(against_rivals(records.ROOT / "results/paper")["text"])
     assert len(quoted) >= 5
     assert [number for number in quoted if number not in computed] == []

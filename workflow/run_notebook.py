@@ -43,7 +43,6 @@ class NotebookError(Exception):
 def execute(notebook: Path, partial: Path, parameters: dict[str, object]):
     """The executed notebook, saved to ``partial`` after every cell."""
     import papermill
-    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
@@ -72,8 +71,9 @@ def execute(notebook: Path, partial: Path, parameters: dict[str, object]):
         except PapermillExecutionError as error:
             first_line = (error.evalue.strip().splitlines() or [""])[0]
             raise NotebookError(f"{error.ename}: {first_line} (cell {error.exec_count})") from None
-        except DeadKernelError:
-            raise NotebookError("its kernel died (out of memory?)") from None
+        except RuntimeError as error:  # `DeadKernelError`, and a plain one if it has not even begun to answer
+            said = "its kernel died" if "died" in str(error) else str(error)
+            raise NotebookError(f"{said} (out of memory?)") from None
 
 
 def kernel_manager() -> type:

@@ -6,10 +6,14 @@ them, and where it is there (on Linux), a step is forked from it. A step ends wh
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # before anything takes its time: until a step runs, Ctrl-C has nothing to tell
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import json
 import os
 import runpy
-import signal
 import socket
 import sys
 import tempfile
@@ -34,7 +38,11 @@ def main() -> None:
     name, *arguments = sys.argv[1:]
     code = _forked(name, arguments)
     if code is None:
-        _run(name, arguments)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            _run(name, arguments)
+        except KeyboardInterrupt:
+            code = 128 + signal.SIGINT
     sys.exit(code)
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.e15_what_to_use.run import METHODS, TOO_HIGH, WhatToUseParameters, summary
+from experiments.e15_what_to_use.run import METHODS, TABLES, TOO_HIGH, WhatToUseParameters, summary
 from experiments.experiment import Experiment
 from experiments.style import drawing, headline
 
@@ -60,5 +60,5 @@ EXPERIMENT = Experiment(
     "15_what_to_use",
     WhatToUseParameters,
     {"what_to_use": what_to_use},
-    reads=("own_model", "few_shot_neighbours", "forgetting_neighbours", "domain_shift", "paper_setting", "genes"),
+    reads=tuple(TABLES),
 )

@@ -196,6 +196,15 @@ def _paper_setting(frame: pd.DataFrame) -> Found:
     yield f"digits to {first['n_way']} characters, 1 shot", pd.concat([apart, single])
 
 
+def _learned(frame: pd.DataFrame) -> Found:
+    """From zero points that never saw a label, and with wrong labels."""
+    for point in ("simclr", "masked"):
+        for task, rows in rows_where(frame, zero_point=point).groupby(["n_way", "n_shot"], sort=False):
+            yield f"zero point {point}, {Task(*task)}", rows
+    for wrong, rows in frame[frame["wrong"] > 0].groupby("wrong"):
+        yield f"{wrong:.0%} wrong labels, {Task(*rows[['n_way', 'n_shot']].iloc[0])}", rows
+
+
 def _genes(frame: pd.DataFrame) -> Found:
     first = frame[frame["method"] == NETWORK.name].iloc[0]
     there = scouted_alike(rows_where(frame, **first[["zero_point", "optimizer"]]), first)
@@ -209,5 +218,6 @@ TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], Found]]] = {
     "forgetting_neighbours": ("07", _streams),
     "domain_shift": ("08", _domain_shift),
     "paper_setting": ("10", _paper_setting),
+    "learned_everything": ("12", _learned),
     "genes": ("14", _genes),
 }
