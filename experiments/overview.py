@@ -34,6 +34,7 @@ SHOWN = {RIVALS["plain"]: PLAIN, RIVALS["frozen"]: FROZEN}
 HOW = {"first": "rates chosen at the start", "same": "plain's rate for all", "last": "rates chosen with hindsight"}
 SUFFIXES = {"sgd": "", "adam": "_adam"}  # of the names of methods in 06 to 08
 BY = {"sgd": "", "adam": ", all by Adam"}
+UNLABELLED = {"simclr": "SimCLR, no labels", "masked": "masked images, no labels"}  # zero points of 12
 ONE_SHOT, STREAM = "One-shot learning", "A stream of single examples"  # the panels of the picture
 
 
@@ -261,8 +262,8 @@ def _learned(frame: pd.DataFrame) -> Found:
     tests = frame[(frame["metric"] == "accuracy") & ((frame["zero_point"] != "supervised") | (frame["wrong"] > 0))]
     for (point, wrong, *task), rows in tests.groupby(["zero_point", "wrong", "n_way", "n_shot"], sort=False):
         methods = dict(list(rows.groupby("method")))
-        where = f"zero point {point}" + (f", {wrong:.0%} wrong labels" if wrong else "")
-        shown = ONE_SHOT if point in ("simclr", "masked") and task[1] == 1 else ""
+        where = f"from {UNLABELLED.get(point, point)}" + (f", {wrong:.0%} wrong labels" if wrong else "")
+        shown = ONE_SHOT if point in UNLABELLED and task[1] == 1 else ""
         yield from _of_methods(shown, f"{where}, {Task(*task)}", methods, methods)
 
 

@@ -198,9 +198,9 @@ def _paper_setting(frame: pd.DataFrame) -> Found:
 
 def _learned(frame: pd.DataFrame) -> Found:
     """From zero points that never saw a label, and with wrong labels."""
-    for point in ("simclr", "masked"):
+    for point, label in (("simclr", "SimCLR"), ("masked", "masked images")):
         for task, rows in rows_where(frame, zero_point=point).groupby(["n_way", "n_shot"], sort=False):
-            yield f"zero point {point}, {Task(*task)}", rows
+            yield f"from {label}, no labels, {Task(*task)}", rows
     for wrong, rows in frame[frame["wrong"] > 0].groupby("wrong"):
         yield f"{wrong:.0%} wrong labels, {Task(*rows[['n_way', 'n_shot']].iloc[0])}", rows
 
