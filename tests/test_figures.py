@@ -17,6 +17,9 @@ from experiments.e08_domain_shift.methods import METHODS as SHIFTED
 from experiments.e09_scaling.figures import PARTS
 from experiments.e10_paper_setting.methods import METHODS as TUNED
 from experiments.e11_authors_code.library import METHODS as AUTHORS
+from experiments.e12_learned_everything import figures as learned
+from experiments.e12_learned_everything.methods import AT_EVERY_ZERO_POINT, WITH_WRONG_LABELS
+from experiments.e12_learned_everything.methods import METHODS as LEARNED
 from experiments.methods import BASIC
 from experiments.neighbours import NEIGHBOURS
 from experiments.stream_methods import METHODS as STREAMED
@@ -45,6 +48,9 @@ LEGENDS = {  # colours that stand for different things in one figure
     "10": families(TUNED),
     "10, rates": {TUNED[name].colour for name in ("plain", "guided_network", "guided_tensor", "uniform", "binary")},
     "11": {method.colour for method in AUTHORS.values()},
+    "12": families(LEARNED),
+    "12, zero points": {learned.colour_of(name) for name in AT_EVERY_ZERO_POINT},
+    "12, wrong labels": {learned.colour_of(name) for name in WITH_WRONG_LABELS},
 }
 
 

@@ -26,7 +26,7 @@ from experiments.ranking import accuracy_of, sides
 from experiments.statistics import difference, rows_where, tally
 from experiments.style import Ranked, drawing, forest, headline
 
-OWN_COLOURS = {"frozen": "#009E73", "nearest_mean": "#F0E442", "guided_clusters": "#56B4E9", "uniform": "#999999"}
+OWN_COLOURS = {"nearest_mean": "#F0E442", "guided_clusters": "#56B4E9"}
 
 
 def learned_everything(frame: pd.DataFrame) -> Figure:
@@ -92,14 +92,15 @@ def _minus_plain(axis: Axes, y: int, methods: dict[str, pd.DataFrame]) -> None:
         if name in methods:
             found = difference(methods[name], methods[PLAIN.name])
             mean, low, high = (100 * found[column] for column in ("mean", "low", "high"))
-            at, colour = y + 0.13 * (i - (len(others) - 1) / 2), _colour(name)
+            at, colour = y + 0.13 * (i - (len(others) - 1) / 2), colour_of(name)
             axis.hlines(at, low, high, color=colour, linewidth=1.5)
             axis.plot(mean, at, "o", color=colour, markersize=4, label=METHODS[name].label)
     place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center", "fontsize": 8, "color": "#555555"}
     axis.annotate(f"{100 * methods[PLAIN.name]['value'].mean():.1f} %", (0.99, y), **place)
 
 
-def _colour(name: str) -> str:
+def colour_of(name: str) -> str:
+    """Of a method in figures where several of a family stand side by side."""
     return OWN_COLOURS.get(name, METHODS[name].colour)
 
 
@@ -126,14 +127,14 @@ def learned_wrong_labels(frame: pd.DataFrame) -> Figure:
 
 def _over_shares(axis: Axes, name: str, mine: pd.DataFrame) -> None:
     table = 100 * pd.DataFrame({share: accuracy_of(rows) for share, rows in mine.groupby("wrong")}).T
-    shares, colour = 100 * table.index, _colour(name)
+    shares, colour = 100 * table.index, colour_of(name)
     axis.fill_between(shares, table["accuracy_low"], table["accuracy_high"], color=colour, alpha=0.15, linewidth=0)
     axis.plot(shares, table["accuracy"], "o-", color=colour, markersize=4, label=METHODS[name].label)
 
 
 def _difference(row) -> Ranked:
     label = f"{METHODS[row.rival].label.split(':')[0]}, {row.wrong:.0%}"
-    return Ranked(label, _colour(row.rival), "", *(100 * value for value in (row.mean, row.low, row.high)))
+    return Ranked(label, colour_of(row.rival), "", *(100 * value for value in (row.mean, row.low, row.high)))
 
 
 EXPERIMENT = Experiment(

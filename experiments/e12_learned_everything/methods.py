@@ -41,7 +41,7 @@ WEIGHT_STEPS, AUGMENTATION_STEPS = 10, 5  # of the descent that is learned throu
 RATES = {"learned_augmentation": 30.0, "meta_weight_net": 3.0}  # times the usual one of Adam: a few numbers, not a body
 
 
-def one_for_the_body(displacement: Displacement) -> Guide:
+def mean_of_the_body(displacement: Displacement) -> Guide:
     """The guide without its map: every parameter of the body has the mean of the body's g."""
     guide = displacement.guide()
     return Guide({**guide, **uniform(guide.without("head"))})
@@ -160,8 +160,8 @@ def _tuned(name: str, label: str, family: Family, adapt: Any, **others: Any) -> 
 
 
 CLUSTERS = replace(NEIGHBOURS[NETWORK.name], name="guided_clusters", label="guided, scouts without labels")
-ONE_G = replace(CLUSTERS, name="uniform", label="one g: the guide's mean", family=CONTROL, guide=one_for_the_body)
-ONE_G = replace(ONE_G, adapt=FineTuning(guide=one_for_the_body))
+ONE_G = replace(CLUSTERS, name="uniform", label="one g: the guide's mean", family=CONTROL, guide=mean_of_the_body)
+ONE_G = replace(ONE_G, adapt=FineTuning(guide=mean_of_the_body))
 METHODS = table(
     [
         *(NEIGHBOURS[name] for name in ("nearest_mean", "frozen", "plain")),
