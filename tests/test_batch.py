@@ -271,6 +271,18 @@ def test_published_notebooks_hold_nothing_that_differs_between_runs(done):
     assert 'results = "results/quick"\n' in injected["source"]
 
 
+def test_what_pandas_and_python_draw_anew_is_counted():
+    from run_notebook import numbered
+
+    one = r"<style>#T_4a1f0_row0 {}</style><table id=\"T_4a1f0\"> <Styler at 0x7f3a21> <table id=\"T_9b2c7\">"
+    assert numbered(one) == (
+        r"<style>#T_00000_row0 {}</style><table id=\"T_00000\"> <Styler at 0x0> <table id=\"T_00001\">"
+    )
+    for path in (ROOT / "results/paper/notebooks").glob("*.ipynb"):
+        text = path.read_text()
+        assert numbered(text) == text, f"{path.name} has something that the next run changes"
+
+
 def test_report_is_one_file_that_loads_nothing(done):
     html = done.read("results/quick/report.html")
     assert '<a href="#01_alpha">The alpha experiment</a>' in html and '<a id="01_alpha">' in html

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -110,11 +111,19 @@ def publish(notebook, output: Path) -> None:
         if cell.cell_type == "code":
             shown = [o for o in cell.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
             cell.outputs = merged([without_paths(o) for o in shown])
-    text = nbformat.writes(notebook) + "\n"
+    text = numbered(nbformat.writes(notebook) + "\n")
     if len(text) > MAX_BYTES:
         raise NotebookError(f"{len(text) // 1000} kB executed, more than {MAX_BYTES // 1000} kB: draw or print less")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text)  # cut short by a kill, it is made again: Snakemake knows which steps came to their end
+
+
+def numbered(text: str) -> str:
+    """The notebook with what every run draws anew counted instead: names of styled tables, addresses of objects."""
+    for pattern, counted in ((r'<table id=\\"(T_[0-9a-f]{5})\\"', "T_{:05x}"), (r" at (0x[0-9a-f]+)>", "0x{:x}")):
+        for number, name in enumerate(dict.fromkeys(re.findall(pattern, text))):
+            text = text.replace(name, counted.format(number))
+    return text
 
 
 def without_paths(output):
