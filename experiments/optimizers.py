@@ -17,14 +17,19 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, float]]] = {
 }
 ADAMS = ("adam", "adamw")
 ADAM_PER_RATE = 0.01  # Adam's usual rate as a share of descent's
+SCOUT_RATES = {"sgd": 0.1, "momentum": 0.01, "adam": 1e-3, "adamw": 1e-3}  # with which all scouts learn their tasks
 LABELS = {"sgd": "SGD", "momentum": "SGD with momentum", "adam": "Adam", "adamw": "AdamW"}
 OptimizerName = Literal[*OPTIMIZERS]
 
 
-def make(name: OptimizerName, parameters: Iterable[torch.Tensor], learning_rate: float) -> torch.optim.Optimizer:
-    """The optimizer of this name for these parameters."""
+def make(
+    name: OptimizerName, parameters: Iterable[torch.Tensor] | Iterable[dict], learning_rate: float, fused: bool = False
+) -> torch.optim.Optimizer:
+    """The optimizer of this name for these parameters, or groups of them, which may have rates of their own.
+
+    fused: all parameters in one call, which rounds differently."""
     optimizer, options = OPTIMIZERS[name]
-    return optimizer(parameters, lr=learning_rate, **options)
+    return optimizer(parameters, lr=learning_rate, **options, **({"fused": True} if fused else {}))
 
 
 def recipe(name: OptimizerName, learning_rate: float, epochs: int, batch_size: int | None = None) -> Recipe:

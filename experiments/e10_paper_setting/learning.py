@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from experiments.baselines.continual import L2SP
 from experiments.e10_paper_setting.methods import CharacterMethod
-from experiments.optimizers import OPTIMIZERS, OptimizerName
+from experiments.optimizers import OptimizerName, make
 from gtl_core.guide import Guide
 from gtl_core.guided import Guided
 from gtl_core.tasks import Episode, labelled
@@ -65,10 +65,9 @@ def _left_alone(body: nn.Module, trained: str) -> list[nn.Parameter]:
 
 
 def _optimizer(model: nn.Sequential, name: OptimizerName, rates: tuple[float, float]) -> torch.optim.Optimizer:
-    optimizer, options = OPTIMIZERS[name]
     parts = zip((model.body, model.head), rates, strict=True)
     groups = [{"params": [p for p in part.parameters() if p.requires_grad], "lr": rate} for part, rate in parts]
-    return optimizer([group for group in groups if group["params"]], lr=rates[1], fused=True, **options)
+    return make(name, [group for group in groups if group["params"]], rates[1], fused=True)
 
 
 def _score(outputs: Tensor, answers: Tensor) -> Tensor:

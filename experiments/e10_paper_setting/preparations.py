@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from experiments.costs import TRAINING
 from experiments.data import load
 from experiments.models import cnn, conv4, new_head
-from experiments.optimizers import OptimizerName, recipe
+from experiments.optimizers import SCOUT_RATES, OptimizerName, recipe
 from experiments.parameters import Count, Rate, Seed
 from experiments.preparations.pretraining import Body
 from experiments.preparations.scouting import ScoutingStep
@@ -25,7 +25,6 @@ from gtl_core.tasks import rng, to_float
 from gtl_core.training import Recipe, accuracy, fit
 
 NETWORKS = {"cnn": cnn, "conv4": conv4}
-SCOUT_RATES = {"sgd": 0.1, "momentum": 0.01, "adam": 1e-3, "adamw": 1e-3}  # all learn their digits with these
 
 NetworkName = Literal[*NETWORKS]
 Digits = Literal["digits", "mnist"]

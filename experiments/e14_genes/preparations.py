@@ -16,7 +16,7 @@ from torch.nn.functional import mse_loss
 from experiments.costs import TRAINING
 from experiments.data.genes import NAMES, Cells, load_cells
 from experiments.models import multilayer_perceptron
-from experiments.optimizers import OptimizerName, recipe
+from experiments.optimizers import SCOUT_RATES, OptimizerName, recipe
 from experiments.parameters import Count, ParameterError, Rate, Seed
 from experiments.preparations.pretraining import Body
 from experiments.preparations.scouting import ScoutingStep
@@ -29,7 +29,6 @@ from gtl_core.training import fit
 N_WAY = 2  # types to be told apart
 HIDDEN = (64, 32)
 MASKED = 0.3  # share of the genes that are hidden from a network that learns to fill them in
-SCOUT_RATES = {"sgd": 0.1, "momentum": 0.01, "adam": 1e-3, "adamw": 1e-3}
 
 CellName = Literal[*NAMES]
 ZeroPoint = Literal["types", "masked", "random"]

@@ -29,7 +29,7 @@ from experiments.e14_genes.preparations import (
     ZeroPoint,
 )
 from experiments.methods import FROZEN
-from experiments.optimizers import ADAMS, OPTIMIZERS, OptimizerName
+from experiments.optimizers import ADAMS, OptimizerName, make
 from experiments.parameters import Count, Rate, SeededParameters, Some
 from experiments.preparations.steps import Step, made
 from experiments.protocol import Job, Row, best_to_test, tune_and_test
@@ -270,7 +270,8 @@ def _learn(job: Job, start: GeneStart, method: GeneMethod, draws: Draws) -> Tens
     if method.from_probe:
         model.head.load_state_dict(_probe(start.model, name, start.probe, draws, epochs).state_dict())
     parts = zip((model.body, model.head), job.setting, strict=True)
-    training = _optimizer(name, [{"params": list(part.parameters()), "lr": rate} for part, rate in parts])
+    groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in parts]
+    training = make(name, groups, job.setting.learning_rate, fused=True)
     if start.guide is not None:
         training = Guided(training, model, stack_guide(start.guide, size), unguided="free")
     if method.anchor:
@@ -284,11 +285,6 @@ def _probe(model: nn.Sequential, optimizer: OptimizerName, rate: float, draws: D
     heads = stack([model.head] * draws.support.shape[1])
     with torch.no_grad():
         features = model.body(draws.support)
-    training = _optimizer(optimizer, [{"params": list(heads.parameters()), "lr": rate}])
+    training = make(optimizer, heads.parameters(), rate, fused=True)
     fit(heads, features, draws.labels, training, epochs=epochs, loss=stacked_cross_entropy)
     return heads
-
-
-def _optimizer(name: OptimizerName, groups: list[dict]) -> torch.optim.Optimizer:
-    optimizer, options = OPTIMIZERS[name]
-    return optimizer(groups, fused=True, **options)
