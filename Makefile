@@ -23,7 +23,7 @@ run: $(if $(SNAKEMAKE_PROFILE),$(CLUSTER),$(STAMP)) ## run the experiments of PR
 test: $(STAMP) ## run the tests
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test-fuzz: $(STAMP) ## try the laws of tests/test_fuzz.py on 2000 random inputs each (half an hour)
+test-fuzz: $(STAMP) ## try the laws of tests/test_fuzz.py on 2000 random inputs each (minutes)
 	@FUZZ=2000 $(PY) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py
 
 test-faults: $(STAMP) ## kill, interrupt, damage and starve a small batch, and run it again (half an hour)

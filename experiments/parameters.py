@@ -6,10 +6,10 @@ import ast
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 
 def distinct(values: tuple) -> tuple:
@@ -22,6 +22,13 @@ def distinct(values: tuple) -> tuple:
 Item = TypeVar("Item")
 Distinct = Annotated[tuple[Item, ...], AfterValidator(distinct)]
 Some = Annotated[tuple[Item, ...], Field(min_length=1), AfterValidator(distinct)]  # at least one
+
+
+def or_all(names: Iterable[str]) -> BeforeValidator:
+    """Lets ``["all"]`` stand for all of the ``names``; anything else stays what it is, to be validated."""
+    return BeforeValidator(lambda values: tuple(names) if values in (["all"], ("all",)) else values)
+
+
 Dataset = Literal["glyphs", "omniglot"]
 Head = Literal["zero", "random"]
 Count = Annotated[int, Field(ge=1)]

@@ -47,6 +47,7 @@ FORGETTING = SHARED | dict(
     ("kind", "values", "wrong", "message"),
     [
         (FewShotNeighboursParameters, FEW_SHOT, {"methods": ["protonet"]}, "'protonet': must be among scratch, "),
+        (FewShotNeighboursParameters, FEW_SHOT, {"methods": None}, "methods = None: should be a valid tuple"),
         (FewShotNeighboursParameters, FEW_SHOT, {"random_starts": ["plain"]}, "'plain': must be among simple_shot, "),
         (FewShotNeighboursParameters, FEW_SHOT, {"tasks": ["5-way 18-shot"]}, "at most 2 in a 5-way 18-shot task"),
         (FewShotNeighboursParameters, FEW_SHOT, {"backbone": "pooled_conv4"}, "starts from a pretrained conv4"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import pandas as pd
-from pydantic import AfterValidator, field_validator, model_validator
+from pydantic import AfterValidator, model_validator
 from torch import nn
 
 from experiments import costs
@@ -19,7 +19,7 @@ from experiments.images import ZeroPoint
 from experiments.methods import SCRATCH
 from experiments.models import conv4
 from experiments.neighbours import LEARNING, NEIGHBOURS
-from experiments.parameters import Count, Distinct, Rate, Some
+from experiments.parameters import Count, Distinct, Rate, Some, or_all
 from experiments.preparations.meta_training import Backbone, MetaTraining, network
 from experiments.preparations.pretraining import Pretraining
 from experiments.preparations.scouting_from import ScoutingFrom
@@ -54,8 +54,8 @@ class FewShotVariant(NamedTuple):
 class FewShotNeighboursParameters(PreparedParameters):
     """See the notebook's parameter cell for what each one means."""
 
-    methods: Some[Neighbour]
-    other_methods: Distinct[Neighbour]
+    methods: Annotated[Some[Neighbour], or_all(NEIGHBOURS)]
+    other_methods: Annotated[Distinct[Neighbour], or_all(NEIGHBOURS)]
     random_starts: Distinct[Annotated[str, AfterValidator(partial(_among, known=LEARNING))]]
     n_other_episodes: EpisodeCount
     n_other_tuning_episodes: Count
@@ -65,11 +65,6 @@ class FewShotNeighboursParameters(PreparedParameters):
     inner_rate: Rate
     inner_steps: Count
     test_steps: Count
-
-    @field_validator("methods", "other_methods", mode="before")
-    @classmethod
-    def _all(cls, values: list | tuple) -> list | tuple:
-        return list(NEIGHBOURS) if list(values) == ["all"] else values
 
     @model_validator(mode="after")
     def _one_start(self) -> FewShotNeighboursParameters:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import pandas as pd
-from pydantic import Field, field_validator, model_validator
+from pydantic import model_validator
 
 from experiments.images import start
 from experiments.optimizers import usual_rate
-from experiments.parameters import Count, Head, Rate, distinct
+from experiments.parameters import Count, Head, Rate, Some, or_all
 from experiments.preparations.scouting import Scouting
 from experiments.protocol import Job, best_to_test, tune_and_test
 from experiments.ranking import sides
@@ -43,21 +43,11 @@ class StrengthSetting(NamedTuple):
 class ForgettingNeighboursParameters(StreamParameters):
     """See the notebook's parameter cell for what each one means."""
 
-    methods: tuple[Literal[*METHODS], ...] = Field(min_length=1)
-    strengths: tuple[Rate, ...] = Field(min_length=1)
+    methods: Annotated[Some[Literal[*METHODS]], or_all(METHODS)]
+    strengths: Some[Rate]
     capacity: Count
     epochs: Count
     stream: Stream
-
-    @field_validator("methods", mode="before")
-    @classmethod
-    def _all(cls, values: list | tuple) -> list | tuple:
-        return list(METHODS) if list(values) == ["all"] else values
-
-    @field_validator("methods", "strengths")
-    @classmethod
-    def _distinct_too(cls, values: tuple) -> tuple:
-        return distinct(values)
 
     @model_validator(mode="after")
     def _as_many_settings(self) -> ForgettingNeighboursParameters:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import pandas as pd
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from experiments.baselines.few_shot import Start
@@ -28,7 +28,7 @@ from experiments.e12_learned_everything.preparations import LearnedScouting, Lea
 from experiments.episodes import Task
 from experiments.few_shot import PreparedParameters, episode_rows, rank_episodes, tune_and_test_episodes
 from experiments.methods import NETWORK, PLAIN, Method
-from experiments.parameters import Count, Distinct, Rate, Some
+from experiments.parameters import Count, Distinct, Rate, Some, or_all
 from experiments.preparations.pretraining import Pretraining
 from experiments.preparations.steps import Step, made
 from experiments.protocol import Job
@@ -55,16 +55,11 @@ class LearnedEverythingParameters(PreparedParameters):
     """See the notebook's parameter cell for what each one means."""
 
     zero_points: Some[Point]
-    methods: Some[Literal[*METHODS]]
+    methods: Annotated[Some[Literal[*METHODS]], or_all(METHODS)]
     wrong: Distinct[Share]
     passes: Count
     preparation_rate: Rate
     inner_rate: Rate
-
-    @field_validator("methods", mode="before")
-    @classmethod
-    def _all(cls, values: list | tuple) -> list | tuple:
-        return list(METHODS) if list(values) == ["all"] else values
 
     def variants(self) -> list[LearnedVariant]:
         """All methods from the first zero point, some from the others; and some with wrong labels, in the last kind of
