@@ -46,7 +46,7 @@ test-lowest: ## run the tests with the oldest allowed versions of what the noteb
 
 audit: ## ask PyPI for known vulnerabilities of the versions that requirements.lock names (needs the network)
 	@$(PYTHON) -m venv $(VENV)-audit && $(VENV)-audit/bin/python -m pip install -q pip-audit
-	@$(VENV)-audit/bin/pip-audit -r requirements.lock --no-deps --disable-pip
+	@$(VENV)-audit/bin/pip-audit --strict -r requirements.lock --no-deps --disable-pip
 
 test-slurm: $(CLUSTER) ## run the quick profile through a Slurm of two nodes on this machine (root; slurm-wlm, munge)
 	@$(PY) tests/slurm/run.py
