@@ -400,7 +400,7 @@ def test_a_preparation_spends_its_budget_and_no_more(name):
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].adapt])
-def test_every_row_learns_tasks_side_by_side(name, tmp_path):
+def test_every_row_learns_tasks_side_by_side(name):
     row, model, tasks = METHODS[name], network(3, 8), episodes(3)
     start = Start(model, {"magnitude": torch.tensor(1.0)} if name in SEARCHED else {})
     if row.prepare:

@@ -8,12 +8,10 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import affine_grid, grid_sample
 
 from experiments.baselines.few_shot import Prepared, groups, measured, side_by_side
-from experiments.baselines.meta import descend
-from experiments.costs import TRAINING, TWICE
+from experiments.baselines.meta import descend, query_loss, unrolled_passes
 from gtl_core._engine.stacked import stack, stacked_cross_entropy
 from gtl_core.tasks import Episode
 
@@ -84,11 +82,8 @@ def learn_augmentation(
             changed = warp(inputs, normal_amounts(inputs, logarithms.exp(), generator))
             step = {"loss": stacked_cross_entropy, "differentiable": True}
             adapted = descend(network, adapted, changed, labels, rates, 1, **step)
-        queries, answers = side_by_side([episode.query for episode in group])
         optimizer.zero_grad()
-        (stacked_cross_entropy(functional_call(network, adapted, (queries,)), answers) / len(group)).backward()
+        query_loss(network, adapted, group).backward()
         optimizer.step()
-        passes += sum(
-            TWICE * n_steps * e.support.shape[:2].numel() + TRAINING * e.query.shape[:2].numel() for e in group
-        )
+        passes += unrolled_passes(group, n_steps)
     return Prepared(model, passes, {"deviations": logarithms.detach().exp()})

@@ -65,8 +65,20 @@ def meta_loss(
     support = side_by_side([episode.support for episode in episodes])
     loss = stacked_cross_entropy
     adapted = descend(stacked, copies, *support, rates, n_steps, loss=loss, differentiable=not first_order)
+    return query_loss(stacked, adapted, episodes)
+
+
+def query_loss(stacked: nn.Module, adapted: Parameters, episodes: Sequence[Episode]) -> Tensor:
+    """Mean over tasks of the loss on the queries, with the parameters that each task's copy has ``adapted``."""
     inputs, labels = side_by_side([episode.query for episode in episodes])
-    return loss(functional_call(stacked, adapted, (inputs,)), labels) / n_tasks
+    return stacked_cross_entropy(functional_call(stacked, adapted, (inputs,)), labels) / len(episodes)
+
+
+def unrolled_passes(episodes: Sequence[Episode], n_steps: int, inner_cost: int = TWICE) -> int:
+    """Network passes of `query_loss` after ``n_steps`` on each support, at ``inner_cost`` for an example in a step."""
+    return sum(
+        inner_cost * n_steps * e.support.shape[:2].numel() + TRAINING * e.query.shape[:2].numel() for e in episodes
+    )
 
 
 @measured
@@ -102,9 +114,7 @@ def maml(
         optimizer.zero_grad()
         meta_loss(stacked(len(group)), zero_point, rates, group, n_steps, first_order).backward()
         optimizer.step()
-        passes += sum(
-            inner_cost * n_steps * e.support.shape[:2].numel() + TRAINING * e.query.shape[:2].numel() for e in group
-        )
+        passes += unrolled_passes(group, n_steps, inner_cost)
     return Prepared(model, passes, {name: rate.detach() for name, rate in rates.items()} if learn_rates else {})
 
 

@@ -9,13 +9,11 @@ from itertools import cycle
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from experiments.baselines.few_shot import Prepared, groups, measured, side_by_side
-from experiments.baselines.meta import descend
-from experiments.costs import TRAINING, TWICE
-from gtl_core._engine.stacked import stack, stacked_cross_entropy
+from experiments.baselines.meta import descend, query_loss, unrolled_passes
+from gtl_core._engine.stacked import stack
 from gtl_core.tasks import Episode
 
 WRONG = (0.0, 0.2, 0.4)  # shares of wrong labels that it learns with
@@ -86,11 +84,8 @@ def learn_weights(
         copies = {name: p.detach().expand(len(group), *p.shape).requires_grad_() for name, p in zero_point.items()}
         task = (stacked(len(group)), copies, inputs, torch.stack(taught, 1), rates, n_steps)
         adapted = descend(*task, loss=weighted(net), differentiable=True)
-        queries, answers = side_by_side([episode.query for episode in group])
         optimizer.zero_grad()
-        (stacked_cross_entropy(functional_call(task[0], adapted, (queries,)), answers) / len(group)).backward()
+        query_loss(task[0], adapted, group).backward()
         optimizer.step()
-        passes += sum(
-            TWICE * n_steps * e.support.shape[:2].numel() + TRAINING * e.query.shape[:2].numel() for e in group
-        )
+        passes += unrolled_passes(group, n_steps)
     return Prepared(model, passes, dict(net.named_parameters()))

@@ -160,8 +160,8 @@ def _tuned(name: str, label: str, family: Family, adapt: Any, **others: Any) -> 
 
 
 CLUSTERS = replace(NEIGHBOURS[NETWORK.name], name="guided_clusters", label="guided, scouts without labels")
-ONE_G = replace(CLUSTERS, name="uniform", label="one g: the guide's mean", family=CONTROL, guide=mean_of_the_body)
-ONE_G = replace(ONE_G, adapt=FineTuning(guide=mean_of_the_body))
+_mean = {"guide": mean_of_the_body, "adapt": FineTuning(guide=mean_of_the_body)}
+ONE_G = replace(CLUSTERS, name="uniform", label="one g: the guide's mean", family=CONTROL, **_mean)
 METHODS = table(
     [
         *(NEIGHBOURS[name] for name in ("nearest_mean", "frozen", "plain")),
