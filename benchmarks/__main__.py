@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import guided_step, meta_learning
-from benchmarks.measure import Ratio, alternate
+from benchmarks.measure import Ratio, alternate, peak_flops
 from experiments import records
 from experiments.catalogue import EXPERIMENTS
 from experiments.models import cnn, conv4
@@ -72,18 +72,6 @@ def plain_scouts(model: nn.Module, tasks: Sequence[Task], recipe: Recipe, thread
                 cross_entropy(scouted(inputs[batch]), labels[batch]).backward()
                 optimizer.step()
     torch.set_num_threads(1)
-
-
-def peak_flops() -> float:
-    """Floating point operations per second of one thread."""
-    a, out = torch.rand(512, 512), torch.empty(512, 512)
-    times = []
-    for _ in range(20):
-        begin = time.perf_counter()
-        for _ in range(4):
-            torch.mm(a, a, out=out)
-        times.append((time.perf_counter() - begin) / 4)
-    return 2 * 512**3 / statistics.median(times)
 
 
 def operations(model: nn.Module, example: Tensor) -> int:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
+
 
 class Ratio(NamedTuple):
     """Median seconds of each, and quartiles of the ratio plain / other over the rounds."""
@@ -37,3 +39,15 @@ def alternate(
     alone, together = took[plain][1:], took[other][1:]
     quartiles = statistics.quantiles([a / b for a, b in zip(alone, together, strict=True)], n=4)
     return Ratio(statistics.median(alone), statistics.median(together), *quartiles)
+
+
+def peak_flops() -> float:
+    """Floating point operations per second of one thread."""
+    a, out = torch.rand(512, 512), torch.empty(512, 512)
+    times = []
+    for _ in range(20):
+        begin = time.perf_counter()
+        for _ in range(4):
+            torch.mm(a, a, out=out)
+        times.append((time.perf_counter() - begin) / 4)
+    return 2 * 512**3 / statistics.median(times)
