@@ -17,8 +17,8 @@ from gtl_core.training import fit
 FORWARD, TRAINING, TWICE = 1, 3, 9
 
 
-def shares(model: nn.Sequential) -> list[float]:
-    """Each layer's share of the multiplications of one forward pass, from the input to the head."""
+def multiplications(model: nn.Module) -> list[int]:
+    """Of each layer in one forward pass of an image, from the input to the head."""
     counts: list[int] = []
     hooks = [
         layer.register_forward_hook(lambda m, _, out: counts.append(out[0].numel() * m.weight[0].numel()))
@@ -29,6 +29,12 @@ def shares(model: nn.Sequential) -> list[float]:
         model(torch.zeros(2, 1, 28, 28))
     for hook in hooks:
         hook.remove()
+    return counts
+
+
+def shares(model: nn.Module) -> list[float]:
+    """Each layer's share of the multiplications of one forward pass, from the input to the head."""
+    counts = multiplications(model)
     return [count / sum(counts) for count in counts]
 
 

@@ -29,7 +29,7 @@ def or_all(names: Iterable[str]) -> BeforeValidator:
     return BeforeValidator(lambda values: tuple(names) if values in (["all"], ("all",)) else values)
 
 
-Dataset = Literal["glyphs", "omniglot"]
+Dataset = Literal["glyphs", "omniglot", "omniglot_published"]
 Head = Literal["zero", "random"]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]

@@ -23,6 +23,8 @@ from PIL import Image
 from experiments import data
 from experiments.data import archives, mnist, omniglot
 from experiments.data import glyphs as drawn
+from experiments.data import omniglot_published as published
+from experiments.data.splits import split_classes
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = os.environ.get("GTL_DATA_DIR")  # before the fixtures take it away
@@ -157,6 +159,35 @@ def files(folder: Path) -> list[str]:
 
 def same(one: data.Dataset, other: data.Dataset) -> bool:
     return one.digest == other.digest and torch.equal(one.images, other.images)
+
+
+# --- omniglot_published ---------------------------------------------------------------------------
+
+
+def test_published_split_mixes_alphabets_and_keeps_the_turns_of_a_character_together(monkeypatch):
+    """Five characters of two alphabets, two drawings each, of which three characters are to learn from."""
+    images = torch.arange(10 * 28 * 28).view(10, 28, 28).to(torch.uint8)
+    names = [("A", "a"), ("A", "b"), ("A", "c"), ("B", "d"), ("B", "e")]
+    few = data.Dataset.of("omniglot", images, [2] * 5, names, [False] * 3 + [True] * 2)
+    monkeypatch.setattr(published, "load", lambda name: few)
+    monkeypatch.setattr(published, "N_BACKGROUND", 3)
+    dataset = published.make()
+    assert dataset.examples.shape == (5 * 4, 2, 28, 28) and dataset.evaluation.tolist() == [False] * 12 + [True] * 8
+    upright = dataset.examples[::4]
+    assert sorted(map(bytes, upright.numpy())) == sorted(map(bytes, few.examples.numpy()))
+    for turn in range(4):
+        assert torch.equal(dataset.examples[turn::4], upright.rot90(turn, (-2, -1)))
+    split = split_classes(dataset, 0)
+    assert split["test"].tolist() == list(range(12, 20))
+    assert all(len(classes) == 4 * len({c // 4 for c in classes.tolist()}) for classes in split.values())
+
+
+def test_the_real_published_split(home, monkeypatch):
+    monkeypatch.setenv("GTL_DATA_DIR", real(BACKGROUND))
+    dataset = load("omniglot_published")
+    assert dataset.examples.shape == (1623 * 4, 20, 28, 28)
+    assert int((~dataset.evaluation).sum()) == 4800
+    assert not {*dataset.alphabets[:4800]} & {*dataset.alphabets[4800:]}
 
 
 # --- glyphs ---------------------------------------------------------------------------------------
@@ -582,7 +613,9 @@ def test_the_bundled_digits():
 
 
 def test_an_unknown_name():
-    with pytest.raises(data.DataError, match="unknown dataset 'emnist': use one of glyphs, omniglot, digits, mnist"):
+    with pytest.raises(
+        data.DataError, match="unknown dataset 'emnist': use one of glyphs, omniglot, omniglot_published, digits, mnist"
+    ):
         load("emnist")
 
 

@@ -17,7 +17,7 @@ INTERFACES = {"run", "verdict", "verdicts", "ranking", "accuracies", "make"}
 BANNED = {"see", "of", "Station", "Arena", "SETTLED", "ELSEWHERE", "_way", "_unused", "_extra"}
 
 
-assert len(EXPERIMENTS) == 15 and len(MODULES) > 50
+assert len(EXPERIMENTS) == 16 and len(MODULES) > 50
 
 
 def lines(path: Path) -> list[str]:

@@ -23,7 +23,7 @@ import torch
 from experiments.records import ROOT
 from gtl_core.files import read_safetensors, write_safetensors
 
-NAMES = ("glyphs", "omniglot", "digits", "mnist")
+NAMES = ("glyphs", "omniglot", "omniglot_published", "digits", "mnist")
 FOLDER = ROOT / "data"
 SIDE = 28  # pixels along an example
 N_DRAWERS = 20

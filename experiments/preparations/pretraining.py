@@ -45,10 +45,10 @@ class Pretraining(Step):
     def cost(self) -> int:
         return TRAINING * self.epochs * self.images().shape[:2].numel()
 
-    def train(self) -> tuple[nn.Sequential, float]:
+    def train(self, make: Callable[..., nn.Sequential] = conv4) -> tuple[nn.Sequential, float]:
         """The network with a head for the pretraining classes, and its accuracy there on held-out drawers."""
         images, held_out = to_float(self.images()), to_float(self.images(held_out=True))
-        model = conv4(len(images), self.channels, generator=rng(self.seed, "network"))
+        model = make(len(images), self.channels, generator=rng(self.seed, "network"))
         fit(
             model,
             *labelled(images),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from experiments.costs import TRAINING
 from experiments.data import load
@@ -62,12 +63,14 @@ class Scouting(ScoutingStep):
         """What each scout does."""
         return recipe(self.optimizer, self.learning_rate, self.epochs)
 
-    def scout(self, body: Body) -> Displacement:
+    def tasks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs [N, 1, 28, 28] and labels [N] of each scout."""
         dataset, seed = load(self.pretraining.dataset), self.pretraining.seed
         classes = split_classes(dataset, seed)["scouting"]
-        episodes = (
-            sample_episode(dataset.examples, classes, self.n_way, self.n_shot, 0, rng(seed, "scout", i))
-            for i in range(self.first_scout, self.first_scout + self.n_scouts)
-        )
-        tasks = (labelled(episode.support) for episode in episodes)
-        return scout(self.zero_point(body), tasks, self.recipe(), side_by_side=SIDE_BY_SIDE)
+        for i in range(self.first_scout, self.first_scout + self.n_scouts):
+            yield labelled(
+                sample_episode(dataset.examples, classes, self.n_way, self.n_shot, 0, rng(seed, "scout", i)).support
+            )
+
+    def scout(self, body: Body) -> Displacement:
+        return scout(self.zero_point(body), self.tasks(), self.recipe(), side_by_side=SIDE_BY_SIDE)

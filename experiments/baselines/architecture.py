@@ -1,0 +1,215 @@
+"""Architecture search: the network itself is found before any task, on tasks of other classes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from experiments.baselines.compare import prototypes
+from experiments.costs import multiplications
+from experiments.models import new_head
+from gtl_core._engine import Blocks
+from gtl_core.tasks import Episode, labelled, rng
+
+# What a block may be, each of which halves an image's sides: kernel and stride of its convolution; then pooled or not.
+OPERATIONS = {"3x3": (3, 2), "5x5": (5, 2), "1x1 pooled": (1, 1), "3x3 pooled": (3, 1)}
+CHANNELS, NORMS, DEPTHS = (8, 16, 32, 64), ("group", "none"), (2, 3, 4, 5)
+LARGEST = 4  # times the multiplications of the network made by hand: more is not tried
+
+
+class Architecture(NamedTuple):
+    """A body of blocks: a convolution to ``channels`` maps, maybe GroupNorm, ReLU, and maybe max-pooling."""
+
+    blocks: tuple[str, ...]
+    channels: int
+    norm: str
+
+    def __str__(self) -> str:
+        return f"{' · '.join(self.blocks)}, {self.channels} channels, {self.norm} norm"
+
+
+Score = Callable[[Architecture], tuple[float, float]]  # how good it is, and what it cost to find that out
+
+
+def made_by_hand(channels: int) -> Architecture:
+    """`conv4`."""
+    return Architecture(("3x3",) * 4, channels, "group")
+
+
+class Tried(NamedTuple):
+    """An architecture, and its score."""
+
+    architecture: Architecture
+    score: float
+
+
+def build(architecture: Architecture, n_way: int, *, generator: torch.Generator) -> nn.Sequential:
+    """[N, 1, 28, 28] -> [N, n_way] logits. The layers of block 0 are ``body.conv0``, ``body.norm0`` and so on."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    n_in, side = 1, 28
+    for i, operation in enumerate(architecture.blocks):
+        for name, layer in _block(operation, n_in, architecture, generator).items():
+            layers[f"{name}{i}"] = layer
+        n_in, side = architecture.channels, (side + 1) // 2
+    layers["flatten"] = nn.Flatten()
+    model = nn.Sequential(OrderedDict(body=Blocks(layers), head=nn.Linear(n_in * side**2, n_way)))
+    new_head(model, n_way, "random", generator=generator)
+    return model
+
+
+def _block(operation: str, n_in: int, a: Architecture, generator: torch.Generator) -> dict[str, nn.Module]:
+    kernel, stride = OPERATIONS[operation]
+    convolution = nn.Conv2d(n_in, a.channels, kernel, stride, kernel // 2)
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu", generator=generator)
+    nn.init.zeros_(convolution.bias)
+    norm = {"norm": nn.GroupNorm(4, a.channels)} if a.norm == "group" else {}
+    pool = {"pool": nn.MaxPool2d(3, 2, 1)} if stride == 1 else {}
+    return {"conv": convolution} | norm | {"relu": nn.ReLU()} | pool
+
+
+@cache
+def size(architecture: Architecture, by_hand: Architecture, n_way: int = 5) -> tuple[float, int]:
+    """Multiplications of a forward pass, in times those of the network made by hand; and parameters."""
+    one, other = (build(a, n_way, generator=rng(0)) for a in (architecture, by_hand))
+    return sum(multiplications(one)) / sum(multiplications(other)), sum(p.numel() for p in one.parameters())
+
+
+def _allowed(architecture: Architecture, by_hand: Architecture) -> bool:
+    return len(architecture.blocks) in DEPTHS and size(architecture, by_hand)[0] <= LARGEST
+
+
+# --- one architecture after the other ------------------------------------------------------------------------------
+
+
+def drawn(by_hand: Architecture, generator: torch.Generator) -> Architecture:
+    """Any that is not too large."""
+    while True:
+        blocks = [_one(OPERATIONS, generator) for _ in range(_one(DEPTHS, generator))]
+        architecture = Architecture(tuple(blocks), _one(CHANNELS, generator), _one(NORMS, generator))
+        if _allowed(architecture, by_hand):
+            return architecture
+
+
+def mutated(a: Architecture, by_hand: Architecture, generator: torch.Generator) -> Architecture:
+    """With one thing changed: the width, the norm, a block's operation, or a block more or less."""
+    changes = [a._replace(channels=n) for n in CHANNELS] + [a._replace(norm=norm) for norm in NORMS]
+    for i, block in enumerate(a.blocks):
+        before, after = a.blocks[:i], a.blocks[i + 1 :]
+        changes += [a._replace(blocks=(*before, new, *after)) for new in OPERATIONS]
+        changes += [a._replace(blocks=(*before, block, new, *after)) for new in OPERATIONS]
+        changes.append(a._replace(blocks=(*before, *after)))
+    return _one([change for change in changes if change != a and _allowed(change, by_hand)], generator)
+
+
+def random_search(score: Score, budget: float, by_hand: Architecture, generator: torch.Generator) -> list[Tried]:
+    """Try architectures drawn at random until the ``budget`` is spent. Source: Li & Talwalkar 2019, who found it hard
+    to beat."""
+    return _until_spent(score, budget, lambda tried: drawn(by_hand, generator))
+
+
+def evolution(
+    score: Score,
+    budget: float,
+    by_hand: Architecture,
+    generator: torch.Generator,
+    *,
+    population: int = 8,
+    sample: int = 3,
+) -> list[Tried]:
+    """Change the best of a ``sample`` of the last ``population`` architectures, again and again, until the ``budget``
+    is spent; the first ones are drawn at random. Source: Real et al. 2019 (regularized evolution, algorithm 1)."""
+    alive: deque[Tried] = deque(maxlen=population)
+
+    def propose(tried: Sequence[Tried]) -> Architecture:
+        alive.extend(tried[-1:])
+        if len(tried) < population:
+            return drawn(by_hand, generator)
+        order = torch.randperm(len(alive), generator=generator)[:sample].tolist()
+        return mutated(max((alive[i] for i in order), key=lambda one: one.score).architecture, by_hand, generator)
+
+    return _until_spent(score, budget, propose)
+
+
+def _until_spent(score: Score, budget: float, propose: Callable[[Sequence[Tried]], Architecture]) -> list[Tried]:
+    tried: list[Tried] = []
+    while budget > 0:
+        architecture = propose(tried)
+        value, cost = score(architecture)
+        tried.append(Tried(architecture, value))
+        budget -= cost
+    return tried
+
+
+def _one(values: Sequence | dict, generator: torch.Generator):
+    return list(values)[int(torch.randint(len(values), (), generator=generator))]
+
+
+# --- all at once ---------------------------------------------------------------------------------------------------
+
+
+class Mixture(nn.Module):
+    """A block that does all operations, and adds what they put out in the shares softmax(``strengths``)."""
+
+    def __init__(self, n_in: int, architecture: Architecture, generator: torch.Generator) -> None:
+        super().__init__()
+        each = (_block(operation, n_in, architecture, generator) for operation in OPERATIONS)
+        self.operations = nn.ModuleList(nn.Sequential(OrderedDict(layers)) for layers in each)
+        self.strengths = nn.Parameter(torch.zeros(len(OPERATIONS)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        shares = self.strengths.softmax(0)
+        return sum(share * operation(images) for share, operation in zip(shares, self.operations, strict=True))
+
+
+def mixture(n_classes: int, by_hand: Architecture, generator: torch.Generator) -> nn.Sequential:
+    """A network as deep and wide as the one made by hand, of `Mixture`s."""
+    sides = (28 + 2 ** len(by_hand.blocks) - 1) // 2 ** len(by_hand.blocks)
+    blocks = [Mixture(by_hand.channels if i else 1, by_hand, generator) for i in range(len(by_hand.blocks))]
+    model = nn.Sequential(
+        OrderedDict(body=nn.Sequential(*blocks, nn.Flatten()), head=nn.Linear(by_hand.channels * sides**2, n_classes))
+    )
+    new_head(model, n_classes, "random", generator=generator)
+    return model
+
+
+def differentiable(
+    model: nn.Sequential,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    episodes: Iterator[Episode],
+    by_hand: Architecture,
+    *,
+    n_steps: int,
+    learning_rate: float,
+    strength_rate: float = 3e-2,
+) -> Architecture:
+    """Train the `mixture`'s weights on ``batches``, its strengths by turns on ``episodes`` of other classes, by the
+    loss of Prototypical networks; the strongest operation of each block is what stays.
+
+    Source: Liu, Simonyan & Yang 2019 (DARTS, algorithm 1, first order), for a chain of blocks in the place of a cell.
+    """
+    strengths = [p for name, p in model.named_parameters() if name.endswith("strengths")]
+    weights = [p for name, p in model.named_parameters() if not name.endswith("strengths")]
+    by_batches = torch.optim.Adam(weights, lr=learning_rate)
+    by_episodes = torch.optim.Adam(strengths, lr=strength_rate, betas=(0.5, 0.999))
+    for _ in range(n_steps):
+        images, labels = next(batches)
+        _step(by_batches, cross_entropy(model(images), labels), weights)
+        episode = next(episodes)
+        (support, named), (queries, answers) = labelled(episode.support), labelled(episode.query)
+        features = model.body(torch.cat([support, queries]))
+        scores = prototypes(features[: len(support)], named, features[len(support) :])
+        _step(by_episodes, cross_entropy(scores, answers), strengths)
+    names = list(OPERATIONS)
+    return by_hand._replace(blocks=tuple(names[int(strength.argmax())] for strength in strengths))
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor, trained: Sequence[nn.Parameter]) -> None:
+    for p, gradient in zip(trained, torch.autograd.grad(loss, trained), strict=True):
+        p.grad = gradient
+    optimizer.step()

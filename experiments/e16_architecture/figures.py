@@ -1,0 +1,116 @@
+"""Figures of `16_architecture`."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.e16_architecture.run import HAND, METHODS, ArchitectureParameters, paired_differences
+from experiments.episodes import Task
+from experiments.experiment import Experiment
+from experiments.methods import PLAIN
+from experiments.ranking import accuracy_of
+from experiments.statistics import difference, rows_where, tally
+from experiments.style import drawing, headline, n_networks
+
+FOUND_BY = {  # name, colour and marker
+    HAND: ("made by hand (conv4)", "#666666", "s"),
+    "random_search": ("random search", "#009E73", "o"),
+    "evolution": ("evolution", "#D55E00", "^"),
+    "differentiable": ("differentiable", "#0072B2", "D"),
+}
+MINUS_PLAIN = [name for name in METHODS if name != PLAIN.name]
+COLOURS = {"nearest_mean": "#E69F00", "uniform": "#000000"}  # of methods that have their family's elsewhere
+
+
+def architectures(frame: pd.DataFrame) -> Figure:
+    """Accuracy against the number of parameters: of all architectures tried, and of those found, on new tasks."""
+    with drawing(1, 2, 3.4, [name for name, _, _ in FOUND_BY.values()]) as (figure, axes):
+        for by in FOUND_BY:
+            _tried(axes[0, 0], by, frame[frame["found_by"] == by])
+            _found(axes[0, 1], by, frame[frame["found_by"] == by])
+        axes[0, 0].set(title="tried: nearest class mean, scouts' tasks (%)", xscale="log", xlabel="parameters")
+        axes[0, 1].set(title="found: plain fine-tuning, new tasks (%)", xscale="log", xlabel="parameters")
+        table = paired_differences(frame)
+        plain = table[(table["against"] == HAND) & (table["method"] == PLAIN.name)]
+        said = f"Found minus made by hand, plain fine-tuning: {tally(plain['side'], 'searches and kinds of task')}"
+        what = ", ".join(dict.fromkeys(table["task"]))
+        note = f"{n_networks(frame)}; {what}. Small: every architecture tried. Bars: 95 % intervals."
+        headline(figure, said if len(plain) else "Architectures", note)
+    return figure
+
+
+def _tried(axis: Axes, by: str, rows: pd.DataFrame) -> None:
+    table = rows[rows["metric"].str.startswith("tried_")]
+    if len(table):
+        name, colour, marker = FOUND_BY[by]
+        table = table.pivot_table(index=["seed", "task"], columns="metric", values="value")
+        look = {"color": colour, "markersize": 3, "alpha": 0.6, "label": name}
+        axis.plot(table["tried_parameters"], 100 * table["tried_score"], marker, **look)
+
+
+def _found(axis: Axes, by: str, rows: pd.DataFrame) -> None:
+    (name, colour, marker), by_metric = FOUND_BY[by], dict(list(rows.groupby("metric")))
+    plain = by_metric["accuracy"][by_metric["accuracy"]["method"] == PLAIN.name] if by_metric else rows
+    for task, found in plain.groupby(["n_way", "n_shot"], sort=False):
+        at = by_metric["found_parameters"]["value"].mean()
+        accuracy = {key: 100 * value for key, value in accuracy_of(found).items()}
+        axis.vlines(at, accuracy["accuracy_low"], accuracy["accuracy_high"], color=colour, linewidth=1.5)
+        axis.plot(at, accuracy["accuracy"], marker, color=colour, markersize=9 if by == HAND else 6, label=name)
+        place = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": "#555555"}
+        axis.annotate(f"{task[1]}-shot", (at, accuracy["accuracy"]), (6, 0), **place)
+
+
+def architecture_guides(frame: pd.DataFrame) -> Figure:
+    """Guided training and its controls minus plain fine-tuning, with every architecture: does the guide survive?"""
+    test = frame[frame["metric"] == "accuracy"]
+    tasks = list(test[["n_way", "n_shot"]].drop_duplicates().itertuples(index=False, name=None))
+    found = [by for by in FOUND_BY if by in set(test["found_by"])]
+    legend = [METHODS[name].label for name in MINUS_PLAIN]
+    with drawing(1, len(tasks), 0.7 * len(found) + 1.0, legend, sharey=True) as (figure, axes):
+        for axis, task in zip(axes[0], tasks, strict=True):
+            here = rows_where(test, n_way=task[0], n_shot=task[1])
+            for y, by in enumerate(found):
+                _minus_plain(axis, y, dict(list(here[here["found_by"] == by].groupby("method"))))
+            axis.axvline(0, color="#999999", linewidth=0.8)
+            axis.set(title=str(Task(*task)), xlabel="points minus plain fine-tuning")
+            axis.grid(axis="y", color="#EEEEEE")
+        axes[0, 0].set_yticks(range(len(found)), [FOUND_BY[by][0] for by in found])
+        axes[0, 0].set_ylim(len(found) - 0.4, -0.6)
+        for axis in axes[0]:  # room for the numbers
+            left, right = axis.get_xlim()
+            axis.set_xlim(right=right + 0.2 * (right - left))
+        table = paired_differences(frame)
+        against = {
+            rival: tally(table.loc[table["against"] == rival, "side"], "cases") for rival in ("plain", "carried")
+        }
+        said = f"Guided minus plain {against['plain']}; minus a guide carried over from conv4 {against['carried']}"
+        note = f"{table['n'].iloc[0]}; bars: 95 % intervals of paired differences. On the right: plain's accuracy."
+        headline(figure, said, note)
+    return figure
+
+
+def _minus_plain(axis: Axes, y: int, methods: dict[str, pd.DataFrame]) -> None:
+    for i, name in enumerate(MINUS_PLAIN):
+        if name in methods:
+            found = difference(methods[name], methods[PLAIN.name])
+            mean, low, high = (100 * found[column] for column in ("mean", "low", "high"))
+            at, colour = y + 0.14 * (i - (len(MINUS_PLAIN) - 1) / 2), guide_colour(name)
+            axis.hlines(at, low, high, color=colour, linewidth=1.5)
+            axis.plot(mean, at, "o", color=colour, markersize=4, label=METHODS[name].label)
+    place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center", "fontsize": 8, "color": "#555555"}
+    axis.annotate(f"{100 * methods[PLAIN.name]['value'].mean():.1f} %", (0.99, y), **place)
+
+
+def guide_colour(name: str) -> str:
+    """Of a method in the figure of guides."""
+    return COLOURS.get(name, METHODS[name].colour)
+
+
+EXPERIMENT = Experiment(
+    "architecture",
+    "16_architecture",
+    ArchitectureParameters,
+    {"architectures": architectures, "architecture_guides": architecture_guides},
+)
