@@ -1,6 +1,6 @@
 """What batching tasks saves in meta-learning: MAML and FOMAML against one task at a time, measured in alternation.
 
-    python -m benchmarks.meta_learning [--rounds 15] [--network conv4|pooled_conv4]
+    python -m benchmarks.meta_learning [--rounds 15] [--network conv4|strided_conv4]
 
 5-way 1-shot, 64 filters, one inner step. The plain loops are what one would write: for FOMAML a copy of the network and
 an optimizer for every task, for MAML a functional call with the task's fast weights. Prints tasks per second of one
@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.measure import Ratio, alternate
 from experiments.baselines.meta import meta_loss
-from experiments.models import conv4, pooled_conv4
+from experiments.models import conv4, strided_conv4
 from experiments.workers import single_thread
 from gtl_core._engine.stacked import stack
 from gtl_core.tasks import Episode, labelled, rng
@@ -93,10 +93,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--tasks", type=int, default=8, help="tasks side by side")
     parser.add_argument("--queries", type=int, default=1, help="per class; as many as shots in the MAML paper")
-    parser.add_argument("--network", choices=("conv4", "pooled_conv4"), default="conv4")
+    parser.add_argument("--network", choices=("conv4", "strided_conv4"), default="conv4")
     arguments = parser.parse_args()
     single_thread()
-    make = {"conv4": conv4, "pooled_conv4": pooled_conv4}[arguments.network]
+    make = {"conv4": conv4, "strided_conv4": strided_conv4}[arguments.network]
     print(f"torch {torch.__version__}, {arguments.network}, 64 filters, one thread, {arguments.tasks} tasks at a time")
     print("method   plain tasks/s  batched tasks/s  plain / batched seconds, quartiles")
     for method, ratio, rate in compare(arguments.rounds, arguments.tasks, arguments.queries, make):

@@ -198,7 +198,7 @@ def _relate(start: Start) -> compare.Compare:
 
 def _reptile_optimizer(model: nn.Module, start: Start, rate: float, p: Any) -> torch.optim.Optimizer:
     """As published, by Adam, with the network of the literature; from conv4 descent does better."""
-    if p.backbone == "pooled_conv4":
+    if p.backbone == "strided_conv4":
         return meta.reptile_adam(model, usual_rate("adam", rate))
     return transfer.descent(model, start, rate, p)
 

@@ -25,7 +25,7 @@ from experiments.baselines.multitask import hard_sharing, soft_sharing, spread
 from experiments.costs import TRAINING, TWICE
 from experiments.data import load
 from experiments.data.splits import split_classes
-from experiments.models import conv4, new_head, pooled_conv4
+from experiments.models import conv4, new_head, strided_conv4
 from experiments.neighbours import NEIGHBOURS
 from experiments.preparations.meta_training import MetaTraining
 from experiments.preparations.pretraining import Pretraining
@@ -76,7 +76,7 @@ def unrolled_gradient(model, tasks, rate, n_steps, first_order=False):
 
 
 @pytest.mark.parametrize("first_order", [False, True])
-@pytest.mark.parametrize("make", [conv4, pooled_conv4])
+@pytest.mark.parametrize("make", [conv4, strided_conv4])
 def test_meta_gradients_of_all_tasks_at_once_equal_those_of_one_after_the_other(make, first_order):
     model, tasks = network(make), episodes()
     zero_point = dict(model.named_parameters())

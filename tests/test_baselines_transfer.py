@@ -23,7 +23,7 @@ from experiments.baselines.transfer import (
 from experiments.costs import FORWARD
 from experiments.data import load
 from experiments.data.splits import split_classes
-from experiments.models import conv4, pooled_conv4
+from experiments.models import conv4, strided_conv4
 from experiments.stream_methods import METHODS, Learner
 from gtl_core import Guide, Guided
 from gtl_core._engine.stacked import stack, stack_guide, stacked_cross_entropy
@@ -147,10 +147,10 @@ def test_a_preparation_is_timed():
 
 
 def test_the_network_of_the_literature_stacks():
-    models = [pooled_conv4(5, 8, generator=rng(i)) for i in range(3)]
+    models = [strided_conv4(5, 8, generator=rng(i)) for i in range(3)]
     inputs = torch.rand(6, 3, 1, 28, 28, generator=rng(7))
     outputs = stack(models)(inputs)
-    assert models[0].body(inputs[:, 0]).shape == (6, 8)
+    assert models[0].body(inputs[:, 0]).shape == (6, 4 * 8)  # two by two pixels are left
     for s, model in enumerate(models):
         torch.testing.assert_close(outputs[:, s], model(inputs[:, s]), rtol=1e-4, atol=1e-5)
 

@@ -50,7 +50,7 @@ FORGETTING = SHARED | dict(
         (FewShotNeighboursParameters, FEW_SHOT, {"methods": None}, "methods = None: should be a valid tuple"),
         (FewShotNeighboursParameters, FEW_SHOT, {"random_starts": ["plain"]}, "'plain': must be among simple_shot, "),
         (FewShotNeighboursParameters, FEW_SHOT, {"tasks": ["5-way 18-shot"]}, "at most 2 in a 5-way 18-shot task"),
-        (FewShotNeighboursParameters, FEW_SHOT, {"backbone": "pooled_conv4"}, "starts from a pretrained conv4"),
+        (FewShotNeighboursParameters, FEW_SHOT, {"backbone": "strided_conv4"}, "starts from a pretrained conv4"),
         (FewShotNeighboursParameters, FEW_SHOT, {"heads": ["zero", "random"]}, "heads"),
         (ForgettingNeighboursParameters, FORGETTING, {"n_rounds": 17}, "n_rounds = 17: at most 15"),
         (ForgettingNeighboursParameters, FORGETTING, {"strengths": [1, 2, 3]}, "a multiple of the 3 strengths"),
