@@ -62,7 +62,7 @@ CONTENTS = """
 ```
 """
 PAGES = {
-    "Use it": ["RESULTS", "docs/own_network", "docs/frameworks", "docs/running"],
+    "Use it": ["RESULTS", "docs/own_network", "docs/frameworks", "docs/running", "docs/official_runs"],
     "Experiments": [f"results/paper/notebooks/{notebook}" for notebook in sorted(EXPERIMENTS)],
     "Reference": ["docs/api", "docs/parameters", "docs/tables", "data/README", "docs/promises", "CONTRIBUTING"],
 }
