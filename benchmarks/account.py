@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
@@ -43,7 +44,7 @@ sys.path.insert(0, str(ROOT / "workflow"))
 import common
 
 COLUMNS = {
-    "steps": "of the batch",
+    "rules": "of the batch",
     "passes": "millions of images that, sent forward through conv4, ask for as many operations",
     "tflop": "operations, in 10^12: a product and a sum are two",
     "bound": "minutes in which all cores could do them, at the peak of matrix products measured in the same run",
@@ -128,30 +129,37 @@ OF_C_CODE: dict[str, Callable[..., int]] = {
 
 
 class Watched(NamedTuple):
-    """A step of the batch, by the name of its rule: seconds that it took, and share of the cores' time left idle."""
+    """A rule of the batch: seconds that it took, and the share of the cores' time left idle meanwhile."""
 
     seconds: float
     idle: float
 
 
+class Sample(NamedTuple):
+    """Seconds on the clock, and those of all cores since the machine was started: with nothing to do, and all."""
+
+    clock: float
+    idle: float
+    every: float
+
+
 def run_and_watch(profile: str, notebooks: Sequence[str], clone: Path) -> dict[str, Watched]:
-    """Run the batch in the clone; also, under the name ``whole``, all of it."""
+    """Run the batch in the clone; every rule that was done by its name, and, under the name ``whole``, all of it."""
     targets = [f"results/{profile}/notebooks/{notebook}.ipynb" for notebook in notebooks]
     command = [sys.executable, "workflow/launch.py", profile, *targets]
     environment = os.environ | {"PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1"}
-    file, idle, ended = clone / f"results/{profile}/logs/seconds.json", [_idle()], {}
-    batch, begin = subprocess.Popen(command, cwd=clone, env=environment), time.monotonic()
+    file, samples, ended = clone / f"results/{profile}/logs/seconds.json", [_sample()], {}
+    batch = subprocess.Popen(command, cwd=clone, env=environment)
     while batch.poll() is None:
         time.sleep(1)
-        idle.append(_idle())
+        samples.append(_sample())
         for name, seconds in _read(file).items():
-            ended.setdefault(name, (len(idle) - 1, seconds))
-    took = time.monotonic() - begin
+            ended.setdefault(name, (samples[-1].clock, seconds))
     if batch.returncode:
         print("Not everything succeeded: the account is about what did.")
-    spans = ended | {WHOLE: (len(idle) - 1, took)}
-    since = {name: max(0, end - max(1, round(seconds))) for name, (end, seconds) in spans.items()}
-    return {name: Watched(seconds, _share(idle[since[name]], idle[end])) for name, (end, seconds) in spans.items()}
+    begin, end = samples[0].clock, samples[-1].clock
+    spans = ended | {WHOLE: (end, end - begin)}
+    return {name: Watched(seconds, idle(samples, end - seconds, end)) for name, (end, seconds) in spans.items()}
 
 
 def _read(file: Path) -> dict[str, float]:
@@ -161,37 +169,43 @@ def _read(file: Path) -> dict[str, float]:
         return {}
 
 
-def _idle() -> tuple[float, float]:
-    """Seconds of all cores since the machine was started: with nothing to do, and all."""
+def _sample() -> Sample:
     times = psutil.cpu_times()._asdict()
-    counted = {name: value for name, value in times.items() if not name.startswith("guest")}  # in user already
-    return times["idle"] + times.get("iowait", 0.0), sum(counted.values())
+    every = sum(value for name, value in times.items() if not name.startswith("guest"))  # those are in user already
+    return Sample(time.monotonic(), times["idle"] + times.get("iowait", 0.0), every)
 
 
-def _share(before: tuple[float, float], after: tuple[float, float]) -> float:
-    return (after[0] - before[0]) / (after[1] - before[1])
+def idle(samples: Sequence[Sample], begin: float, end: float) -> float:
+    """The share of the cores' time without anything to do, between the samples around ``begin`` and ``end``."""
+    clocks = [sample.clock for sample in samples]
+    before = samples[max(0, bisect_right(clocks, begin) - 1)]
+    after = samples[min(bisect_left(clocks, end), len(samples) - 1)]
+    return (after.idle - before.idle) / (after.every - before.every) if after.every > before.every else 0.0
 
 
-def count(profile: str, clone: Path, part: Any) -> int:
-    """Operations of a preparation (a `Step`) or an experiment (its parameters); what it needs is in the clone."""
+def count(profile: str, clone: Path, parts: Sequence[Any]) -> int:
+    """Operations of preparations (each a `Step`), or of an experiment (its parameters); what they need is in the clone.
+
+    Not those of what a notebook does beside its experiment: one task by hand, and figures.
+    """
     single_thread()
     with counted() as operations:
-        if isinstance(part, Step):
-            part.make(clone / f"results/{profile}/prepared")
-        else:
-            here = {"results": str(clone / part.results), "prepared": str(clone / part.prepared), "workers": 1}
-            import_module(f"{type(part).__module__.rpartition('.')[0]}.run").run(part.model_copy(update=here))
+        for part in parts:
+            if isinstance(part, Step):
+                part.make(clone / f"results/{profile}/prepared")
+            else:
+                here = {"results": str(clone / part.results), "prepared": str(clone / part.prepared), "workers": 1}
+                import_module(f"{type(part).__module__.rpartition('.')[0]}.run").run(part.model_copy(update=here))
     return operations.total
 
 
 def account(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
     """One row per notebook and kind of preparation, and one of all; in the order in which they ended."""
     plan = {name: p for name, p in common.plan(profile).items() if not notebooks or name in notebooks}
-    steps, todo = {}, [step for p in plan.values() for step in p.preparations()]
-    while todo:
-        step = todo.pop()
-        steps[f"prepare_{step.key}"] = step
-        todo += step.needs()
+    parts = {common.rule(steps): steps for steps in common.together(common.users(plan))}
+    rows = {name: f"{steps[0].kind.replace('_', ' ')} (preparations)" for name, steps in parts.items()}
+    parts |= {f"notebook_{name}": [p] for name, p in plan.items()}
+    rows |= {f"notebook_{name}": name for name in plan} | {WHOLE: WHOLE}
     with tempfile.TemporaryDirectory() as folder, loky.ProcessPoolExecutor(CORES) as pool:
         clone = Path(folder, "clone")
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
@@ -201,11 +215,10 @@ def account(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
         peaks = [peak(pool)]
         watched = run_and_watch(profile, notebooks, clone)
         peaks.append(peak(pool))
-        parts = {f"notebook_{name}": p for name, p in plan.items() if f"notebook_{name}" in watched} | steps
-        operations = dict(zip(parts, pool.map(partial(count, profile, clone), parts.values()), strict=True))
-    kinds = {name: f"{step.kind.replace('_', ' ')} (preparations)" for name, step in steps.items()}
-    kinds |= {f"notebook_{name}": name for name in plan} | {WHOLE: WHOLE}
-    return table(watched, operations, kinds, sum(peaks) / len(peaks))
+        done = [name for name in parts if name in watched]
+        found = pool.map(partial(count, profile, clone), [parts[name] for name in done])
+        operations = dict(zip(done, found, strict=True))
+    return table(watched, operations, rows, sum(peaks) / len(peaks))
 
 
 def peak(pool: Executor) -> float:
@@ -219,22 +232,22 @@ def _peak(_: int) -> float:
 
 
 def table(
-    watched: Mapping[str, Watched], operations: Mapping[str, int], kinds: Mapping[str, str], peak: float
+    watched: Mapping[str, Watched], operations: Mapping[str, int], rows: Mapping[str, str], peak: float
 ) -> pd.DataFrame:
-    """The account; ``kinds``: in which row each step is counted, all others in one of their own."""
+    """The account. ``rows``: in which one each rule is counted; all others, which compute little, have their own."""
     with counted() as one, torch.no_grad():
         conv4(5, generator=rng(0))(torch.zeros(1, 1, 28, 28))
-    rows: dict[str, list[tuple[int, float, float]]] = {}
-    for name, step in watched.items():
+    parts: dict[str, list[tuple[int, float, float]]] = {}
+    for name, rule in watched.items():
         # A notebook has all cores, and everything else one.
-        minutes = step.seconds / 60 / (1 if name == WHOLE or name.startswith("notebook_") else CORES)
+        minutes = rule.seconds / 60 / (1 if name == WHOLE or name.startswith("notebook_") else CORES)
         done = sum(operations.values()) if name == WHOLE else operations.get(name, 0)
-        rows.setdefault(kinds.get(name, "data, figures, report"), []).append((done, minutes, step.idle))
+        parts.setdefault(rows.get(name, "data, figures, report"), []).append((done, minutes, rule.idle))
     found = []
-    for part, of_steps in rows.items():
-        done, minutes = sum(o for o, _, _ in of_steps), sum(m for _, m, _ in of_steps)
-        bound, idle = done / peak / 60, sum(m * i for _, m, i in of_steps) / minutes
-        values = (len(of_steps), done / one.total / 1e6, done / 1e12, bound, minutes, bound / minutes, idle)
+    for part, rules in parts.items():
+        done, minutes = sum(o for o, _, _ in rules), sum(m for _, m, _ in rules)
+        bound, unused = done / peak / 60, sum(m * i for _, m, i in rules) / minutes
+        values = (len(rules), done / one.total / 1e6, done / 1e12, bound, minutes, bound / minutes, unused)
         found.append({"part": part} | dict(zip(COLUMNS, values, strict=True)))
     return pd.DataFrame(found).round(dict.fromkeys(COLUMNS, 3))
 
@@ -244,6 +257,8 @@ def main() -> None:
     parser.add_argument("profile")
     parser.add_argument("notebooks", nargs="*", help="default: all of the profile")
     args = parser.parse_args()
+    if subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=ROOT).returncode:
+        sys.exit("The account is of the last commit: commit your changes first.")
     found = account(args.profile, args.notebooks)
     found.to_csv(ROOT / f"benchmarks/{args.profile}.csv", index=False)
     print(found.to_string(index=False))

@@ -36,11 +36,12 @@ def conv4(n_way: int, channels: int = 32, *, generator: torch.Generator) -> nn.S
 
 
 def strided_conv4(n_way: int, channels: int = 64, *, generator: torch.Generator) -> nn.Sequential:
-    """Four 3x3 convolutions of stride 2, each with BatchNorm and ReLU, then a linear head: that of the literature.
+    """Four 3x3 convolutions of stride 2, each with BatchNorm and ReLU, then a linear head: Reptile's own.
 
     [N, 1, 28, 28] -> [N, n_way] logits, from 4 * ``channels`` features. BatchNorm always uses the statistics of the
-    batch at hand, as the published results of MAML and Reptile do: queries are classified together. Named ``body.*``
-    and ``head.*``, as `conv4`. Source: Finn et al. 2017, section 5.2, for Omniglot.
+    batch at hand, as the published results of MAML and Reptile do: queries are classified together. MAML's own averages
+    over what is left of the image before the head, that of Prototypical networks pools in the place of strides. Named
+    ``body.*`` and ``head.*``, as `conv4`. Source: Nichol et al. 2018 (appendix A).
     """
     blocks = []
     for width in (1, channels, channels, channels):
@@ -103,4 +104,4 @@ def new_head(model: nn.Sequential, n_way: int, head: str, *, generator: torch.Ge
         nn.init.uniform_(p, -bound, bound, generator=generator)
 
 
-BACKBONES = {"conv4": conv4, "strided_conv4": strided_conv4}  # ours, and that of the literature, for published numbers
+BACKBONES = {"conv4": conv4, "strided_conv4": strided_conv4}  # ours, and one of the literature, for published numbers

@@ -267,6 +267,14 @@ def _learned(frame: pd.DataFrame) -> Found:
         yield from _of_methods(shown, f"{where}, {Task(*task)}", methods, methods)
 
 
+def _architecture(frame: pd.DataFrame) -> Found:
+    """With networks that were found; conv4 is in 06."""
+    tests = frame[(frame["metric"] == "accuracy") & (frame["found_by"] != "by_hand")]
+    for (by, *task), rows in tests.groupby(["found_by", "n_way", "n_shot"], sort=False):
+        methods = dict(list(rows.groupby("method")))
+        yield from _of_methods("", f"network found by {by.replace('_', ' ')}, {Task(*task)}", methods, methods)
+
+
 COMPARE: dict[str, tuple[str, Callable[[pd.DataFrame], Found]]] = {
     "method": ("00", _two_parameters),
     "one_shot": ("01", _one_shot),
@@ -281,6 +289,7 @@ COMPARE: dict[str, tuple[str, Callable[[pd.DataFrame], Found]]] = {
     "authors_code": ("11", _authors_code),
     "learned_everything": ("12", _learned),
     "genes": ("14", _genes),
+    "architecture": ("16", _architecture),
 }
 
 

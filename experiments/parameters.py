@@ -29,7 +29,8 @@ def or_all(names: Iterable[str]) -> BeforeValidator:
     return BeforeValidator(lambda values: tuple(names) if values in (["all"], ("all",)) else values)
 
 
-Dataset = Literal["glyphs", "omniglot", "omniglot_published"]
+Dataset = Literal["glyphs", "omniglot"]
+AnySplit = Literal[Dataset, "omniglot_published"]  # its characters are those of omniglot: never both in one experiment
 Head = Literal["zero", "random"]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]

@@ -6,9 +6,10 @@ from itertools import count, repeat
 import pytest
 import torch
 
+from benchmarks.account import counted
 from experiments import records
 from experiments.baselines import architecture as search
-from experiments.baselines.architecture import DEPTHS, LARGEST, OPERATIONS, Architecture, build, made_by_hand
+from experiments.baselines.architecture import DEPTHS, LARGEST, OPERATIONS, Architecture, Space, build, made_by_hand
 from experiments.costs import multiplications
 from experiments.e16_architecture import figures
 from experiments.e16_architecture import run as experiment
@@ -24,13 +25,14 @@ from gtl_core.tasks import Episode, rng
 
 SMALL = dict(
     dataset="glyphs", seed=0, n_seeds=1, tasks=["3-way 1-shot"],
-    searches=["random_search", "evolution", "differentiable"], search_budget=1.0, search_epochs=1, n_search_tasks=3,
+    searches=["random_search", "evolution", "differentiable"], search_budget=25.0, search_epochs=1, n_search_tasks=3,
     n_episodes=6, n_tuning_episodes=2, n_query=3, epochs=2, learning_rates=[0.03, 0.1], heads=["zero"], channels=8,
     pretraining_epochs=1, preparation_factors=[1.0], n_scouts=2, scout_n_shot=3, scout_epochs=2,
     scout_learning_rate=0.1, results="x", prepared="", workers=1,
 )  # fmt: skip
 P = ArchitectureParameters.parse(SMALL)
 HAND = made_by_hand(8)
+SPACE = Space(HAND, 5)
 
 
 def test_made_by_hand_is_conv4():
@@ -69,36 +71,54 @@ def differences(a: Architecture, b: Architecture) -> int:
 
 
 def test_a_mutation_changes_one_thing_and_nothing_is_too_large():
-    generator = rng(0)
-    one = search.drawn(HAND, generator)
+    generator, one = rng(0), SPACE.draw(rng(0))
     for _ in range(30):
-        other = search.mutated(one, HAND, generator)
+        other = SPACE.mutate(one, generator)
         assert differences(one, other) == 1 and len(other.blocks) in DEPTHS
-        assert search.size(other, HAND)[0] <= LARGEST
+        assert search.size(other, *SPACE)[0] <= LARGEST
         one = other
 
 
-def depth(architecture: Architecture) -> tuple[float, float]:
-    """Deeper is better, and costs no more."""
-    return float(len(architecture.blocks)), 1.0
+def test_a_head_for_many_classes_counts():
+    """After two blocks 7x7 pixels are left: with 500 classes, such a head is larger than all else."""
+    shallow = Architecture(("3x3", "3x3"), 16, "group")
+    assert SPACE.allows(shallow) and not Space(HAND, 500).allows(shallow)
+
+
+def depth(architecture: Architecture) -> float:
+    return float(len(architecture.blocks))
 
 
 @pytest.mark.parametrize("way", [search.random_search, search.evolution])
-def test_a_search_spends_its_budget(way):
-    assert len(way(depth, 12.0, HAND, rng(0))) == 12
-    tried = way(lambda a: (0.0, search.size(a, HAND)[0]), 10.0, HAND, rng(0))
-    spent = [search.size(one.architecture, HAND)[0] for one in tried]
-    assert sum(spent) >= 10 > sum(spent[:-1])
+def test_a_search_spends_its_budget_and_no_more(way):
+    assert len(way(depth, lambda a: 1.0, 12.0, SPACE, rng(0))) == 12
+    spent = [search.size(one.architecture, *SPACE)[0] for one in way(depth, sized, 40.0, SPACE, rng(0))]
+    assert 40 - LARGEST < sum(spent) <= 40
+
+
+def sized(architecture: Architecture) -> float:
+    return search.size(architecture, *SPACE)[0]
 
 
 def test_evolution_goes_on_from_the_best_of_those_alive():
-    """Of a sample of all eight, the deepest is always the parent."""
-    tried = search.evolution(depth, 20.0, HAND, rng(1), population=8, sample=8)
+    """Of a sample as large as this the deepest of all eight is always the parent."""
+    tried = search.evolution(depth, lambda a: 1.0, 20.0, SPACE, rng(1), population=8, sample=200)
     for i in range(8, 20):
         alive = tried[i - 8 : i]
         best = max(one.score for one in alive)
         assert any(one.score == best and differences(one.architecture, tried[i].architecture) == 1 for one in alive)
     assert sum(one.score for one in tried[-8:]) > sum(one.score for one in tried[:8])
+
+
+def test_what_a_score_costs_is_what_it_computes():
+    """In the operations of one image that goes through the network made by hand, head for all classes included."""
+    step = P.search(0, "random_search")
+    space = step.space()
+    for architecture in (space.by_hand, Architecture(("5x5", "3x3 pooled"), 16, "none")):
+        with counted() as operations:
+            step.score(architecture)
+        one = 2 * sum(multiplications(build(space.by_hand, space.n_classes, generator=rng(0))))
+        assert operations.total / one == pytest.approx(step._cost_of(architecture), rel=0.15)
 
 
 def test_a_mixture_of_one_strong_operation_is_that_operation():
@@ -160,15 +180,16 @@ def frame():
 def test_the_experiment_is_complete_and_paired(frame):
     variants = [*ArchitectureVariant._fields]
     tested = frame[frame["metric"] == "accuracy"]
-    assert (tested.groupby(variants).size() == 6).all() and tested.groupby(variants).ngroups == len(P.variants()) == 23
+    assert (tested.groupby(variants).size() == 6).all() and tested.groupby(variants).ngroups == len(P.variants()) == 35
     found = frame[frame["metric"] == "found_parameters"].set_index("found_by")["architecture"]
-    assert found["by_hand"] == str(HAND) and len(found) == 4
+    assert found["by_hand"] == str(HAND) and len(found) == 6
     tried = frame[frame["metric"] == "tried_score"]
     for by in ("random_search", "evolution"):  # the best of those tried is what was found
         mine = tried[tried["found_by"] == by]
+        assert len(mine) > 8
         assert found[by] in set(mine.loc[mine["value"] == mine["value"].max(), "architecture"])
     words = experiment.verdict(frame)
-    assert words.count("minus the network made by hand") == 3 and "Guided minus carried" in words
+    assert words.count("plain fine-tuning, minus made by hand") == 5 and "Guided minus carried" in words
 
 
 def test_steps_are_read_back_from_their_json():
@@ -193,9 +214,16 @@ def test_the_figures_name_every_search_and_method(frame, tmp_path):
     [
         ({"searches": ["darts"]}, "searches.0 = 'darts'"),
         ({"search_budget": 0}, "search_budget = 0"),
+        ({"searches": []}, "searches = []"),
         ({"heads": ["zero", "random"]}, "heads"),
     ],
 )
 def test_a_wrong_parameter_is_named(wrong, message):
     with pytest.raises(ParameterError, match=re.escape(message)):
         ArchitectureParameters.parse(SMALL | wrong)
+
+
+def test_a_budget_for_less_than_one_network_is_named(tmp_path):
+    step = P.search(0, "evolution").model_copy(update={"budget": 0.5})
+    with pytest.raises(ParameterError, match=r"search_budget = 0.5: at least \d+\.\d"):
+        step.make(tmp_path)

@@ -50,7 +50,7 @@ SMALL = dict(
     ("wrong", "message"),
     [
         ({"n_scout": 5}, "unknown parameter n_scout = 5: did you mean n_scouts?"),
-        ({"dataset": "mnist"}, "dataset = 'mnist': should be 'glyphs', 'omniglot' or 'omniglot_published'"),
+        ({"dataset": "mnist"}, "dataset = 'mnist': should be 'glyphs' or 'omniglot'"),
         ({"n_scouts": 0}, "n_scouts = 0: should be greater than or equal to 1"),
         ({"scout_learning_rate": -0.1}, "scout_learning_rate = -0.1: should be greater than 0"),
         ({"learning_rates": [0.1, -1]}, "learning_rates.1 = -1: should be greater than 0"),

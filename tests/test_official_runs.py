@@ -22,7 +22,7 @@ def test_the_code_is_short():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs, each of an alphabet's twenty characters, drawn once to learn and once to name, as 105x105 pictures."""
+    """Two runs of twenty characters, drawn once to learn and once to name, as 105x105 pictures."""
     folder, glyphs, generator = tmp_path_factory.mktemp("all_runs"), load("glyphs"), rng(0)
     new = glyphs.evaluation.nonzero().flatten()
     for name, some in zip(

@@ -11,10 +11,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from experiments.parameters import Profile
@@ -85,6 +85,32 @@ def plan(profile: str) -> dict[str, object]:
         except ValueError as error:
             raise ValueError(f"{where}: {notebook}: {error}") from None
     return parameters
+
+
+def users(plan: Mapping[str, Any]) -> dict[Any, set[str]]:
+    """What the notebooks share, each step with those that use it: the same step of two notebooks is made once."""
+    found: dict[Any, set[str]] = {}
+    for notebook, parameters in plan.items():
+        todo = parameters.preparations()
+        while todo:
+            step = todo.pop()
+            found.setdefault(step, set()).add(notebook)
+            todo += step.needs()
+    return found
+
+
+def together(steps: Mapping[Any, set[str]]) -> list[list[Any]]:
+    """Steps alike that need the same and serve the same go into one process, or imports would take longer than they."""
+    found: dict[Any, list[Any]] = {}
+    for step, notebooks in steps.items():
+        key = (step.kind, getattr(step, "method", ""), *step.needs(), *sorted(notebooks)) if step.needs() else step
+        found.setdefault(key, []).append(step)
+    return list(found.values())
+
+
+def rule(steps: Sequence[Any]) -> str:
+    """The name of the rule that makes them."""
+    return f"prepare_{steps[0].key}"
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -63,7 +63,7 @@ class Progress(logging.Handler):
 
     def words(self) -> tuple[str, str]:
         """How many steps are done, and what runs and is left."""
-        there = ", ".join(self.planned[name] for name in self.running)
+        there = ", ".join(self.planned[name] for name in list(self.running))  # copies: another thread tells of it
         left = self.left()
         about = f"about {max(1, round(left / 60))} min left; " if left is not None else ""
         return f"{len(self.took)} of {len(self.planned)} steps", f"{about}running: {there}" if there else about
@@ -73,7 +73,7 @@ class Progress(logging.Handler):
         todo = [name for name in self.planned if name not in self.took]
         if any(name not in self.known for name in todo):
             return None
-        before = sum(self.known.get(name, 0.0) for name in self.took)
+        before = sum(self.known.get(name, 0.0) for name in list(self.took))
         # Steps run side by side, or slower than then.
         pace = (time.monotonic() - self.begin) / before if before else 1.0
         return pace * sum(self.known[name] for name in todo)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
@@ -34,7 +34,8 @@ class Architecture(NamedTuple):
         return f"{' · '.join(self.blocks)}, {self.channels} channels, {self.norm} norm"
 
 
-Score = Callable[[Architecture], tuple[float, float]]  # how good it is, and what it cost to find that out
+Score = Callable[[Architecture], float]  # how good it is
+Cost = Callable[[Architecture], float]  # what it takes to find that out
 
 
 def made_by_hand(channels: int) -> Architecture:
@@ -63,86 +64,97 @@ def build(architecture: Architecture, n_way: int, *, generator: torch.Generator)
     return model
 
 
-def _block(operation: str, n_in: int, a: Architecture, generator: torch.Generator) -> dict[str, nn.Module]:
+def _block(
+    operation: str, n_in: int, a: Architecture, generator: torch.Generator, affine: bool = True
+) -> dict[str, nn.Module]:
     kernel, stride = OPERATIONS[operation]
     convolution = nn.Conv2d(n_in, a.channels, kernel, stride, kernel // 2)
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu", generator=generator)
     nn.init.zeros_(convolution.bias)
-    norm = {"norm": nn.GroupNorm(4, a.channels)} if a.norm == "group" else {}
+    norm = {"norm": nn.GroupNorm(4, a.channels, affine=affine)} if a.norm == "group" else {}
     pool = {"pool": nn.MaxPool2d(3, 2, 1)} if stride == 1 else {}
     return {"conv": convolution} | norm | {"relu": nn.ReLU()} | pool
 
 
 @cache
-def size(architecture: Architecture, by_hand: Architecture, n_way: int = 5) -> tuple[float, int]:
+def size(architecture: Architecture, by_hand: Architecture, n_classes: int) -> tuple[float, int]:
     """Multiplications of a forward pass, in times those of the network made by hand; and parameters."""
-    one, other = (build(a, n_way, generator=rng(0)) for a in (architecture, by_hand))
+    one, other = (build(a, n_classes, generator=rng(0)) for a in (architecture, by_hand))
     return sum(multiplications(one)) / sum(multiplications(other)), sum(p.numel() for p in one.parameters())
 
 
-def _allowed(architecture: Architecture, by_hand: Architecture) -> bool:
-    return len(architecture.blocks) in DEPTHS and size(architecture, by_hand)[0] <= LARGEST
+class Space(NamedTuple):
+    """What may be tried: nothing that is larger than `LARGEST` where ``n_classes`` are told apart."""
+
+    by_hand: Architecture
+    n_classes: int
+
+    def allows(self, architecture: Architecture) -> bool:
+        n_blocks = len(architecture.blocks)
+        return n_blocks in DEPTHS and size(architecture, self.by_hand, self.n_classes)[0] <= LARGEST
+
+    def draw(self, generator: torch.Generator) -> Architecture:
+        """Any."""
+        while True:
+            blocks = [_one(OPERATIONS, generator) for _ in range(_one(DEPTHS, generator))]
+            architecture = Architecture(tuple(blocks), _one(CHANNELS, generator), _one(NORMS, generator))
+            if self.allows(architecture):
+                return architecture
+
+    def mutate(self, a: Architecture, generator: torch.Generator) -> Architecture:
+        """With one thing changed: the width, the norm, a block's operation, or a block more or less."""
+        changes = [a._replace(channels=n) for n in CHANNELS] + [a._replace(norm=norm) for norm in NORMS]
+        for i in range(len(a.blocks) + 1):
+            before, after = a.blocks[:i], a.blocks[i:]
+            changes += [a._replace(blocks=(*before, new, *after)) for new in OPERATIONS]
+            changes += [a._replace(blocks=(*before, new, *after[1:])) for new in OPERATIONS if after]
+            changes += [a._replace(blocks=(*before, *after[1:]))] if after else []
+        return _one([change for change in changes if change != a and self.allows(change)], generator)
 
 
 # --- one architecture after the other ------------------------------------------------------------------------------
 
 
-def drawn(by_hand: Architecture, generator: torch.Generator) -> Architecture:
-    """Any that is not too large."""
-    while True:
-        blocks = [_one(OPERATIONS, generator) for _ in range(_one(DEPTHS, generator))]
-        architecture = Architecture(tuple(blocks), _one(CHANNELS, generator), _one(NORMS, generator))
-        if _allowed(architecture, by_hand):
-            return architecture
-
-
-def mutated(a: Architecture, by_hand: Architecture, generator: torch.Generator) -> Architecture:
-    """With one thing changed: the width, the norm, a block's operation, or a block more or less."""
-    changes = [a._replace(channels=n) for n in CHANNELS] + [a._replace(norm=norm) for norm in NORMS]
-    for i, block in enumerate(a.blocks):
-        before, after = a.blocks[:i], a.blocks[i + 1 :]
-        changes += [a._replace(blocks=(*before, new, *after)) for new in OPERATIONS]
-        changes += [a._replace(blocks=(*before, block, new, *after)) for new in OPERATIONS]
-        changes.append(a._replace(blocks=(*before, *after)))
-    return _one([change for change in changes if change != a and _allowed(change, by_hand)], generator)
-
-
-def random_search(score: Score, budget: float, by_hand: Architecture, generator: torch.Generator) -> list[Tried]:
+def random_search(score: Score, cost: Cost, budget: float, space: Space, generator: torch.Generator) -> list[Tried]:
     """Try architectures drawn at random until the ``budget`` is spent. Source: Li & Talwalkar 2019, who found it hard
     to beat."""
-    return _until_spent(score, budget, lambda tried: drawn(by_hand, generator))
+    return _until_spent(score, cost, budget, lambda tried: space.draw(generator))
 
 
 def evolution(
     score: Score,
+    cost: Cost,
     budget: float,
-    by_hand: Architecture,
+    space: Space,
     generator: torch.Generator,
     *,
     population: int = 8,
     sample: int = 3,
 ) -> list[Tried]:
-    """Change the best of a ``sample`` of the last ``population`` architectures, again and again, until the ``budget``
-    is spent; the first ones are drawn at random. Source: Real et al. 2019 (regularized evolution, algorithm 1)."""
-    alive: deque[Tried] = deque(maxlen=population)
+    """Change the best of a ``sample`` of the last ``population`` architectures, drawn with replacement, again and again
+    until the ``budget`` is spent; the first ones are drawn at random.
+
+    Source: Real et al. 2019 (regularized evolution, algorithm 1).
+    """
 
     def propose(tried: Sequence[Tried]) -> Architecture:
-        alive.extend(tried[-1:])
         if len(tried) < population:
-            return drawn(by_hand, generator)
-        order = torch.randperm(len(alive), generator=generator)[:sample].tolist()
-        return mutated(max((alive[i] for i in order), key=lambda one: one.score).architecture, by_hand, generator)
+            return space.draw(generator)
+        alive = tried[-population:]
+        drawn = torch.randint(population, (sample,), generator=generator).tolist()
+        return space.mutate(max((alive[i] for i in drawn), key=lambda one: one.score).architecture, generator)
 
-    return _until_spent(score, budget, propose)
+    return _until_spent(score, cost, budget, propose)
 
 
-def _until_spent(score: Score, budget: float, propose: Callable[[Sequence[Tried]], Architecture]) -> list[Tried]:
+def _until_spent(
+    score: Score, cost: Cost, budget: float, propose: Callable[[Sequence[Tried]], Architecture]
+) -> list[Tried]:
+    """Until something is proposed that what is left cannot pay."""
     tried: list[Tried] = []
-    while budget > 0:
-        architecture = propose(tried)
-        value, cost = score(architecture)
-        tried.append(Tried(architecture, value))
-        budget -= cost
+    while (left := budget - cost(architecture := propose(tried))) >= 0:
+        tried.append(Tried(architecture, score(architecture)))
+        budget = left
     return tried
 
 
@@ -154,11 +166,14 @@ def _one(values: Sequence | dict, generator: torch.Generator):
 
 
 class Mixture(nn.Module):
-    """A block that does all operations, and adds what they put out in the shares softmax(``strengths``)."""
+    """A block that does all operations, and adds what they put out in the shares softmax(``strengths``).
+
+    Norms have no gains of their own there, which could undo the shares.
+    """
 
     def __init__(self, n_in: int, architecture: Architecture, generator: torch.Generator) -> None:
         super().__init__()
-        each = (_block(operation, n_in, architecture, generator) for operation in OPERATIONS)
+        each = (_block(operation, n_in, architecture, generator, affine=False) for operation in OPERATIONS)
         self.operations = nn.ModuleList(nn.Sequential(OrderedDict(layers)) for layers in each)
         self.strengths = nn.Parameter(torch.zeros(len(OPERATIONS)))
 
@@ -188,10 +203,11 @@ def differentiable(
     learning_rate: float,
     strength_rate: float = 3e-2,
 ) -> Architecture:
-    """Train the `mixture`'s weights on ``batches``, its strengths by turns on ``episodes`` of other classes, by the
-    loss of Prototypical networks; the strongest operation of each block is what stays.
+    """Train the `mixture`'s weights on ``batches``, then its strengths on ``episodes`` of other classes by the loss of
+    Prototypical networks, in turns, both by Adam; the strongest operation of each block is what stays.
 
-    Source: Liu, Simonyan & Yang 2019 (DARTS, algorithm 1, first order), for a chain of blocks in the place of a cell.
+    Source: Liu, Simonyan & Yang 2019 (DARTS, algorithm 1, first order), for a chain of blocks in the place of a cell,
+    and without weight decay.
     """
     strengths = [p for name, p in model.named_parameters() if name.endswith("strengths")]
     weights = [p for name, p in model.named_parameters() if not name.endswith("strengths")]

@@ -19,7 +19,7 @@ from experiments.images import ZeroPoint
 from experiments.methods import SCRATCH
 from experiments.models import conv4
 from experiments.neighbours import LEARNING, NEIGHBOURS
-from experiments.parameters import Count, Distinct, Rate, Some, or_all
+from experiments.parameters import AnySplit, Count, Distinct, Rate, Some, or_all
 from experiments.preparations.meta_training import Backbone, MetaTraining, network
 from experiments.preparations.pretraining import Pretraining
 from experiments.preparations.scouting_from import ScoutingFrom
@@ -29,7 +29,7 @@ from experiments.ranking import sides
 from gtl_core.files import read_safetensors
 from gtl_core.tasks import rng
 
-# With the standard backbone, on Omniglot, for 5-way 1-shot: Finn et al. 2017, Nichol et al. 2018, Snell et al. 2017.
+# 5-way 1-shot on Omniglot, each with its own network: Finn et al. 2017, Nichol et al. 2018, Snell et al. 2017.
 PUBLISHED = {"maml": 0.987, "reptile": 0.977, "prototypical": 0.988}
 
 
@@ -54,6 +54,7 @@ class FewShotVariant(NamedTuple):
 class FewShotNeighboursParameters(PreparedParameters):
     """See the notebook's parameter cell for what each one means."""
 
+    dataset: AnySplit
     methods: Annotated[Some[Neighbour], or_all(NEIGHBOURS)]
     other_methods: Annotated[Distinct[Neighbour], or_all(NEIGHBOURS)]
     random_starts: Distinct[Annotated[str, AfterValidator(partial(_among, known=LEARNING))]]

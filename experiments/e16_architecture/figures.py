@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.e16_architecture.run import HAND, METHODS, ArchitectureParameters, paired_differences
+from experiments.e16_architecture.run import CONTROLS, HAND, METHODS, ArchitectureParameters, paired_differences
 from experiments.episodes import Task
 from experiments.experiment import Experiment
 from experiments.methods import PLAIN
@@ -16,10 +16,13 @@ from experiments.style import drawing, headline, n_networks
 
 FOUND_BY = {  # name, colour and marker
     HAND: ("made by hand (conv4)", "#666666", "s"),
+    "longer": ("by hand, pretrained for longer", "#000000", "P"),
+    "wider": ("by hand, twice as wide", "#E69F00", "X"),
     "random_search": ("random search", "#009E73", "o"),
     "evolution": ("evolution", "#D55E00", "^"),
     "differentiable": ("differentiable", "#0072B2", "D"),
 }
+MINUS = {HAND: "conv4", "longer": "conv4 pretrained for longer", "wider": "a wider conv4"}
 MINUS_PLAIN = [name for name in METHODS if name != PLAIN.name]
 COLOURS = {"nearest_mean": "#E69F00", "uniform": "#000000"}  # of methods that have their family's elsewhere
 
@@ -33,8 +36,10 @@ def architectures(frame: pd.DataFrame) -> Figure:
         axes[0, 0].set(title="tried: nearest class mean, scouts' tasks (%)", xscale="log", xlabel="parameters")
         axes[0, 1].set(title="found: plain fine-tuning, new tasks (%)", xscale="log", xlabel="parameters")
         table = paired_differences(frame)
-        plain = table[(table["against"] == HAND) & (table["method"] == PLAIN.name)]
-        said = f"Found minus made by hand, plain fine-tuning: {tally(plain['side'], 'searches and kinds of task')}"
+        plain = table[(table["method"] == PLAIN.name) & ~table["found_by"].isin([HAND, *CONTROLS])]
+        against = [(word, plain.loc[plain["against"] == by, "side"]) for by, word in MINUS.items()]
+        said = "; ".join(f"minus {word} {tally(sides, 'cases')}" for word, sides in against)
+        said = f"Plain fine-tuning of what a search found {said}"
         what = ", ".join(dict.fromkeys(table["task"]))
         note = f"{n_networks(frame)}; {what}. Small: every architecture tried. Bars: 95 % intervals."
         headline(figure, said if len(plain) else "Architectures", note)

@@ -13,14 +13,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from experiments.baselines import architecture as search
-from experiments.baselines.architecture import Architecture, Tried, made_by_hand
+from experiments.baselines.architecture import LARGEST, Architecture, Space, Tried, made_by_hand
 from experiments.baselines.transfer import nearest_mean
-from experiments.costs import TRAINING
+from experiments.costs import FORWARD, TRAINING
 from experiments.data import load
 from experiments.data.augmentation import random_affine
 from experiments.data.splits import split_classes
 from experiments.models import new_head
-from experiments.parameters import Count, Rate
+from experiments.parameters import Count, ParameterError, Rate
 from experiments.preparations.pretraining import Pretraining
 from experiments.preparations.scouting import SIDE_BY_SIDE, Scouting, ScoutingStep
 from experiments.preparations.steps import Step
@@ -40,7 +40,7 @@ def pretrained(pretraining: Pretraining, architecture: Architecture) -> nn.Seque
     def make(n_way: int, channels: int, *, generator: torch.Generator) -> nn.Sequential:
         return search.build(architecture, n_way, generator=generator)
 
-    return pretraining.train(make)[0]
+    return pretraining.fitted(make)
 
 
 class Search(Step):
@@ -57,24 +57,26 @@ class Search(Step):
     budget: Rate  # in times what pretraining of the network made by hand costs
 
     def cost(self) -> int:
+        """In passes of the network made by hand."""
         return round(self.budget * self.pretraining.cost())
 
-    def make(self, folder: Path) -> None:
-        drawn = rng(self.pretraining.seed, "architecture", self.method)
-        if self.method == "differentiable":
-            tried = [Tried(found := self._differentiable(drawn), self.score(found)[0])]
-        else:
-            tried = ONE_BY_ONE[self.method](self.score, self.cost(), self.by_hand(), drawn)
-        best = max(tried, key=lambda one: one.score)
-        metadata = {
-            "parameters": self.model_dump(),
-            "found": best.architecture,
-            "tried": [t.architecture for t in tried],
-        }
-        write_safetensors(self.path(folder), {"scores": torch.tensor([one.score for one in tried])}, metadata)
+    def space(self) -> Space:
+        return Space(made_by_hand(self.pretraining.channels), len(self.pretraining.images()))
 
-    def by_hand(self) -> Architecture:
-        return made_by_hand(self.pretraining.channels)
+    def make(self, folder: Path) -> None:
+        """Raises ParameterError if the budget is too small for one network of the largest."""
+        drawn, space = rng(self.pretraining.seed, "architecture", self.method), self.space()
+        if self.cost() < (least := LARGEST * self._cost_of(space.by_hand)):
+            costs = self.pretraining.cost()
+            raise ParameterError(f"search_budget = {self.budget}: at least {least / costs:.1f}, for one large network")
+        if self.method == "differentiable":
+            found = self._differentiable(drawn)
+            tried = [Tried(found, self.score(found))]  # to be seen beside others; the choice is made
+        else:
+            tried = ONE_BY_ONE[self.method](self.score, self._cost_of, self.cost(), space, drawn)
+        best = max(tried, key=lambda one: one.score).architecture
+        metadata = {"parameters": self.model_dump(), "found": best, "tried": [t.architecture for t in tried]}
+        write_safetensors(self.path(folder), {"scores": torch.tensor([one.score for one in tried])}, metadata)
 
     def found(self, folder: Path) -> Architecture:
         return _architecture(read_safetensors(self.path(folder))[1]["found"])
@@ -85,38 +87,43 @@ class Search(Step):
         pairs = zip(metadata["tried"], tensors["scores"].tolist(), strict=True)
         return [Tried(_architecture(a), score) for a, score in pairs]
 
-    def score(self, architecture: Architecture) -> tuple[float, float]:
-        """The share of queries in scouting tasks that are nearest to their own class's mean, after a short pretraining;
-        and network passes that this takes, as many as it would of the network made by hand."""
-        short = self.pretraining.model_copy(update={"epochs": self.epochs})
-        model, right = pretrained(short, architecture), 0.0
-        for episode in (self._episode(i) for i in range(self.n_tasks)):
+    def score(self, architecture: Architecture) -> float:
+        """After a short pretraining, the share of queries, in tasks of the scouting classes, that are nearest to their
+        own class's mean."""
+        model, right = pretrained(self._short(), architecture), 0.0
+        for episode in (self._episode("score", i) for i in range(self.n_tasks)):
             queries, answers = labelled(episode.query)
             with torch.no_grad():
                 found = nearest_mean(model, *labelled(episode.support))(queries).argmax(-1)
             right += (found == answers).float().mean().item() / self.n_tasks
-        return right, short.cost() * search.size(architecture, self.by_hand())[0]
+        return right
 
-    def _episode(self, i: int) -> Episode:
+    def _cost_of(self, architecture: Architecture) -> float:
+        """Of `score`, in passes of the network made by hand."""
+        images = self.n_tasks * self.n_way * (self.n_shot + self.n_query)
+        return (self._short().cost() + FORWARD * images) * search.size(architecture, *self.space())[0]
+
+    def _short(self) -> Pretraining:
+        return self.pretraining.model_copy(update={"epochs": self.epochs})
+
+    def _episode(self, purpose: str, i: int) -> Episode:
         dataset, seed = load(self.pretraining.dataset), self.pretraining.seed
-        shape = (self.n_way, self.n_shot, self.n_query)
-        return sample_episode(
-            dataset.examples, split_classes(dataset, seed)["scouting"], *shape, rng(seed, "architecture", "episode", i)
-        )
+        classes, draw = split_classes(dataset, seed)["scouting"], rng(seed, "architecture", purpose, i)
+        return sample_episode(dataset.examples, classes, self.n_way, self.n_shot, self.n_query, draw)
 
     def _differentiable(self, generator: torch.Generator) -> Architecture:
-        p, by_hand = self.pretraining, self.by_hand()
-        model = search.mixture(len(p.images()), by_hand, generator)
-        # Every operation is done for each image of a batch and of an episode.
-        alone = (by_hand._replace(blocks=(operation,) * len(by_hand.blocks)) for operation in search.OPERATIONS)
-        images = p.batch_size + self.n_way * (self.n_shot + self.n_query)
-        per_step = TRAINING * images * sum(search.size(one, by_hand)[0] for one in alone)
+        p, space = self.pretraining, self.space()
+        n_blocks = len(space.by_hand.blocks)
+        # Every operation is done for each image of a batch and of an episode; strengths need no derivative by weights.
+        alone = (space.by_hand._replace(blocks=(operation,) * n_blocks) for operation in search.OPERATIONS)
+        images = TRAINING * p.batch_size + (TRAINING - 1) * self.n_way * (self.n_shot + self.n_query)
+        per_step = images * sum(search.size(one, *space)[0] for one in alone)
         return search.differentiable(
-            model,
+            search.mixture(space.n_classes, space.by_hand, generator),
             _batches(p, generator),
-            map(self._episode, count()),
-            by_hand,
-            n_steps=max(1, round(self.cost() / per_step)),
+            (self._episode("strengths", i) for i in count()),
+            space.by_hand,
+            n_steps=round(self.cost() / per_step),
             learning_rate=p.learning_rate,
         )
 
@@ -145,6 +152,9 @@ class Trained(Step):
     def needs(self) -> list[Step]:
         return [self.search] if self.search else []
 
+    def cost(self) -> int:
+        return self.pretraining.cost()
+
     def architecture(self, folder: Path) -> Architecture:
         return self.search.found(folder) if self.search else made_by_hand(self.pretraining.channels)
 
@@ -170,6 +180,9 @@ class TrainedScouting(ScoutingStep):
 
     def needs(self) -> list[Step]:
         return [self.training]
+
+    def cost(self) -> int:
+        return self.scouting.cost()
 
     def make(self, folder: Path) -> None:
         s = self.scouting

@@ -15,11 +15,11 @@ from experiments.baselines.architecture import Architecture, made_by_hand, size
 from experiments.baselines.few_shot import Start
 from experiments.baselines.transfer import FineTuning, descent
 from experiments.e16_architecture.preparations import ONE_BY_ONE, Search, Trained, TrainedScouting
-from experiments.episodes import Task, accuracy_rows
-from experiments.few_shot import PreparedParameters, tune_and_test_episodes
+from experiments.episodes import Task
+from experiments.few_shot import PreparedParameters, episode_rows, tune_and_test_episodes
 from experiments.methods import CONTROL, NETWORK, PLAIN, Method, table
 from experiments.neighbours import NEIGHBOURS
-from experiments.parameters import Count, Distinct, Rate
+from experiments.parameters import Count, Rate, Some
 from experiments.preparations.scouting import Scouting
 from experiments.preparations.steps import Step, made
 from experiments.protocol import Row
@@ -30,6 +30,8 @@ from gtl_core.guided import Guided
 from gtl_core.shaping import per_tensor, uniform
 
 HAND = "by_hand"
+# Made by hand, too: pretrained for as much longer as a search costs; and nearly as large as what may be found.
+CONTROLS = ("longer", "wider")
 Searching = Literal[*ONE_BY_ONE, "differentiable"]
 
 
@@ -91,7 +93,7 @@ class ArchitectureVariant(NamedTuple):
 class ArchitectureParameters(PreparedParameters):
     """See the notebook's parameter cell for what each one means."""
 
-    searches: Distinct[Searching]
+    searches: Some[Searching]
     search_budget: Rate
     search_epochs: Count
     n_search_tasks: Count
@@ -100,14 +102,18 @@ class ArchitectureParameters(PreparedParameters):
         return METHODS[variant.method]
 
     def variants(self) -> list[ArchitectureVariant]:
-        every = product((HAND, *self.searches), map(Task.parse, self.tasks), METHODS)
+        every = product(self.ways(), map(Task.parse, self.tasks), METHODS)
         return [ArchitectureVariant(by, *task, m) for by, task, m in every if (by, m) != (HAND, "carried")]
+
+    def ways(self) -> tuple[str, ...]:
+        """In which an architecture is found, made by hand first."""
+        return (HAND, *CONTROLS, *self.searches)
 
     def has_factor(self, variant: ArchitectureVariant) -> bool:
         return variant.method == "carried" or super().has_factor(variant)
 
     def search(self, seed: int, found_by: str) -> Search | None:
-        if found_by == HAND:
+        if found_by not in self.searches:
             return None
         task = Task.parse(self.tasks[0])
         return Search(
@@ -128,7 +134,13 @@ class ArchitectureParameters(PreparedParameters):
     def scouts(self, seed: int, variant: ArchitectureVariant, factor: float) -> TrainedScouting:
         """Those of its architecture; sent, if its method asks for a guide of its own."""
         scouting = self._scouting(seed, variant.n_way, factor)
-        training = Trained(search=self.search(seed, variant.found_by), pretraining=scouting.pretraining)
+        pretraining = scouting.pretraining
+        if variant.found_by == "longer":
+            epochs = round((1 + self.search_budget) * pretraining.epochs)
+            pretraining = pretraining.model_copy(update={"epochs": epochs})
+        if variant.found_by == "wider":  # two times the channels are nearly four times the multiplications
+            pretraining = pretraining.model_copy(update={"channels": 2 * pretraining.channels})
+        training = Trained(search=self.search(seed, variant.found_by), pretraining=pretraining)
         return TrainedScouting(training=training, scouting=scouting)
 
     def step(self, seed: int, variant: ArchitectureVariant, factor: float) -> Step:
@@ -160,6 +172,8 @@ def run(p: ArchitectureParameters) -> pd.DataFrame:
 
     - ``validation``: mean accuracy over the tuning episodes, for every setting; the best of a variant is then used;
     - ``accuracy``: of test episodes (task; see `accuracy_rows`);
+    - ``preparation_passes``: images times how often each went through the network (`experiments.costs`); those of a
+      search are of the network made by hand;
     - ``tried_score``, see `Search.score`, and ``tried_parameters`` of what a search tried, in that order (task);
     - ``found_parameters`` of what it found, and ``found_multiplications`` of a forward pass, in times those of the
       network made by hand.
@@ -168,10 +182,8 @@ def run(p: ArchitectureParameters) -> pd.DataFrame:
     with made(p.preparations(), p.prepared, p.workers) as folder:
         rows, tested = tune_and_test_episodes(p, folder)
         for job, (accuracies, _) in tested:
-            rows += accuracy_rows(job, accuracies)
-        searched = [
-            row for seed, by in product(p.seeds(), (HAND, *p.searches)) for row in _searched(p, folder, seed, by)
-        ]
+            rows += episode_rows(job, accuracies, p.step(job.seed, job.variant, job.setting.factor))
+        searched = [row for seed, by in product(p.seeds(), p.ways()) for row in _searched(p, folder, seed, by)]
     return pd.DataFrame([*rows, *searched])
 
 
@@ -184,7 +196,8 @@ def _searched(p: ArchitectureParameters, folder: Path, seed: int, found_by: str)
         about = key | {"architecture": str(architecture), "task": where}
         return [about | {"metric": metric, "value": value} for metric, value in values.items()]
 
-    found = search.found(folder) if search else by_hand
+    variant = ArchitectureVariant(found_by, *task, PLAIN.name)
+    found = p.scouts(seed, variant, p.preparation_factors[0]).training.architecture(folder)
     relative, n_parameters = size(found, by_hand, task.n_way)
     result = rows(found, "", found_multiplications=relative, found_parameters=n_parameters)
     for i, (architecture, score) in enumerate(search.tried(folder) if search else []):
@@ -194,15 +207,18 @@ def _searched(p: ArchitectureParameters, folder: Path, seed: int, found_by: str)
 
 
 def paired_differences(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of every kind of task: each method with a found architecture minus the same with the one made by hand
-    (``against`` by_hand), and guided training minus every other method with the same architecture (``against`` that).
+    """Of every kind of task: each method with a found architecture minus the same with those made by hand (``against``
+    by_hand, longer, wider), and guided training minus every other method with the same architecture (``against`` that).
 
     Columns: task, found_by, method, against, and those of `statistics.difference`.
     """
     rows = []
     for task, there in frame[frame["metric"] == "accuracy"].groupby(["n_way", "n_shot"], sort=False):
         cells = dict(list(there.groupby(["found_by", "method"], sort=False)))
-        pairs = [((by, m), (HAND, m), HAND) for by, m in cells if by != HAND and (HAND, m) in cells]
+        pairs = []
+        for by, m in cells:
+            rivals = () if by == HAND else (HAND,) if by in CONTROLS else (HAND, *CONTROLS)
+            pairs += [((by, m), (hand, m), hand) for hand in rivals if (hand, m) in cells]
         pairs += [((by, NETWORK.name), (by, m), m) for by, m in cells if m != NETWORK.name]
         for (by, method), other, against in pairs:
             key = {"task": str(Task(*task)), "found_by": by, "method": method, "against": against}
@@ -213,9 +229,11 @@ def paired_differences(frame: pd.DataFrame) -> pd.DataFrame:
 def verdict(frame: pd.DataFrame) -> str:
     """In words: what searching is worth to each method, and whether guidance is, with any of the architectures."""
     table, lines = paired_differences(frame), []
-    for (by, task), found in table[table["against"] == HAND].groupby(["found_by", "task"], sort=False):
-        parts = [f"{row.method} {row.text} ({row.side})" for row in found.itertuples()]
-        lines.append(f"{by}, {task}, minus the network made by hand: {'; '.join(parts)}.")
-    for rival, found in table[table["against"] != HAND].groupby("against", sort=False):
+    plain, hands = table[table["method"] == PLAIN.name], (HAND, *CONTROLS)
+    for (by, task), found in plain[plain["against"].isin(hands)].groupby(["found_by", "task"], sort=False):
+        parts = [f"made by hand{', ' * (row.against != HAND)}{row.against.removeprefix(HAND)} {row.text} ({row.side})"
+                 for row in found.itertuples()]  # fmt: skip
+        lines.append(f"{by}, {task}, plain fine-tuning, minus {'; '.join(parts)}.")
+    for rival, found in table[~table["against"].isin(hands)].groupby("against", sort=False):
         lines.append(f"Guided minus {rival}: {tally(found['side'], 'architectures and kinds of task')}.")
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from experiments.data import load
 from experiments.data.augmentation import random_affine
 from experiments.data.splits import split_classes
 from experiments.models import conv4, new_head
-from experiments.parameters import Count, Dataset, Head, Rate, Seed
+from experiments.parameters import AnySplit, Count, Head, Rate, Seed
 from experiments.preparations.steps import Step
 from gtl_core.files import read_safetensors, write_safetensors
 from gtl_core.tasks import labelled, rng, to_float
@@ -34,7 +34,7 @@ class Pretraining(Step):
     """
 
     kind: Literal["pretraining"] = "pretraining"
-    dataset: Dataset
+    dataset: AnySplit
     seed: Seed
     channels: Annotated[int, Field(ge=4, multiple_of=4)] = 32
     epochs: Annotated[int, Field(ge=0)] = 15
@@ -45,9 +45,14 @@ class Pretraining(Step):
     def cost(self) -> int:
         return TRAINING * self.epochs * self.images().shape[:2].numel()
 
-    def train(self, make: Callable[..., nn.Sequential] = conv4) -> tuple[nn.Sequential, float]:
+    def train(self) -> tuple[nn.Sequential, float]:
         """The network with a head for the pretraining classes, and its accuracy there on held-out drawers."""
-        images, held_out = to_float(self.images()), to_float(self.images(held_out=True))
+        model = self.fitted()
+        return model, accuracy(model, *labelled(to_float(self.images(held_out=True)))).item()
+
+    def fitted(self, make: Callable[..., nn.Sequential] = conv4) -> nn.Sequential:
+        """The network, or another one that ``make`` makes in the place of `conv4`."""
+        images = to_float(self.images())
         model = make(len(images), self.channels, generator=rng(self.seed, "network"))
         fit(
             model,
@@ -58,7 +63,7 @@ class Pretraining(Step):
             generator=rng(self.seed, "batches"),
             augment=partial(random_affine, strength=self.augmentation, generator=rng(self.seed, "augmentation")),
         )
-        return model, accuracy(model, *labelled(held_out)).item()
+        return model
 
     def make(self, folder: Path) -> None:
         model, held_out = self.train()
