@@ -20,6 +20,7 @@ from experiments.e11_authors_code.library import METHODS as AUTHORS
 from experiments.e12_learned_everything import figures as learned
 from experiments.e12_learned_everything.methods import AT_EVERY_ZERO_POINT, WITH_WRONG_LABELS
 from experiments.e12_learned_everything.methods import METHODS as LEARNED
+from experiments.e16_architecture import figures as architecture
 from experiments.methods import BASIC
 from experiments.neighbours import NEIGHBOURS
 from experiments.stream_methods import METHODS as STREAMED
@@ -50,6 +51,8 @@ LEGENDS = {  # colours that stand for different things in one figure
     "11": {method.colour for method in AUTHORS.values()},
     "12": families(LEARNED),
     "12, zero points": {learned.colour_of(name) for name in AT_EVERY_ZERO_POINT},
+    "16": {colour for _, colour, _ in architecture.FOUND_BY.values()},
+    "16, guides": {architecture.guide_colour(name) for name in architecture.MINUS_PLAIN},
     "12, wrong labels": {learned.colour_of(name) for name in WITH_WRONG_LABELS},
 }
 

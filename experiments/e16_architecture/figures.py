@@ -5,13 +5,14 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from experiments.e16_architecture.run import CONTROLS, HAND, METHODS, ArchitectureParameters, paired_differences
 from experiments.episodes import Task
 from experiments.experiment import Experiment
 from experiments.methods import PLAIN
 from experiments.ranking import accuracy_of
-from experiments.statistics import difference, rows_where, tally
+from experiments.statistics import TOO_FEW, difference, rows_where, tally
 from experiments.style import drawing, headline, n_networks
 
 FOUND_BY = {  # name, colour and marker
@@ -22,7 +23,7 @@ FOUND_BY = {  # name, colour and marker
     "evolution": ("evolution", "#D55E00", "^"),
     "differentiable": ("differentiable", "#0072B2", "D"),
 }
-MINUS = {HAND: "conv4", "longer": "conv4 pretrained for longer", "wider": "a wider conv4"}
+BESIDE = {HAND: "as it is in", "longer": "pretrained for longer in", "wider": "twice as wide in"}
 MINUS_PLAIN = [name for name in METHODS if name != PLAIN.name]
 COLOURS = {"nearest_mean": "#E69F00", "uniform": "#000000"}  # of methods that have their family's elsewhere
 
@@ -33,13 +34,17 @@ def architectures(frame: pd.DataFrame) -> Figure:
         for by in FOUND_BY:
             _tried(axes[0, 0], by, frame[frame["found_by"] == by])
             _found(axes[0, 1], by, frame[frame["found_by"] == by])
-        axes[0, 0].set(title="tried: nearest class mean, scouts' tasks (%)", xscale="log", xlabel="parameters")
-        axes[0, 1].set(title="found: plain fine-tuning, new tasks (%)", xscale="log", xlabel="parameters")
+        for axis in axes[0]:
+            axis.set(xscale="log", xlabel="parameters")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes[0, 0].set(title="tried: nearest class mean, scouts' classes (%)")
+        axes[0, 1].set(title="found: plain fine-tuning, new tasks (%)")
         table = paired_differences(frame)
         plain = table[(table["method"] == PLAIN.name) & ~table["found_by"].isin([HAND, *CONTROLS])]
-        against = [(word, plain.loc[plain["against"] == by, "side"]) for by, word in MINUS.items()]
-        said = "; ".join(f"minus {word} {tally(sides, 'cases')}" for word, sides in against)
-        said = f"Plain fine-tuning of what a search found {said}"
+        against = [(word, plain.loc[plain["against"] == by, "side"]) for by, word in BESIDE.items()]
+        counts = [f"{word} {(sides == 'above').sum()} and {(sides == 'below').sum()}" for word, sides in against]
+        said = f"What searches found is above and below conv4 {', '.join(counts)} of {len(against[0][1])} cases"
+        said = said if (plain["side"] != TOO_FEW).all() else "Too few episodes to tell what a search is worth"
         what = ", ".join(dict.fromkeys(table["task"]))
         note = f"{n_networks(frame)}; {what}. Small: every architecture tried. Bars: 95 % intervals."
         headline(figure, said if len(plain) else "Architectures", note)
@@ -64,7 +69,8 @@ def _found(axis: Axes, by: str, rows: pd.DataFrame) -> None:
         axis.vlines(at, accuracy["accuracy_low"], accuracy["accuracy_high"], color=colour, linewidth=1.5)
         axis.plot(at, accuracy["accuracy"], marker, color=colour, markersize=9 if by == HAND else 6, label=name)
         place = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": "#555555"}
-        axis.annotate(f"{task[1]}-shot", (at, accuracy["accuracy"]), (6, 0), **place)
+        if plain["n_shot"].nunique() > 1:
+            axis.annotate(f"{task[1]}-shot", (at, accuracy["accuracy"]), (6, 0), **place)
 
 
 def architecture_guides(frame: pd.DataFrame) -> Figure:
