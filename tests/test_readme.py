@@ -24,6 +24,7 @@ from experiments.e10_paper_setting import verdicts as paper_setting
 from experiments.e11_authors_code import run as authors
 from experiments.e12_learned_everything import run as learned_everything
 from experiments.e14_genes import verdicts as genes
+from experiments.e16_architecture import run as architecture
 from experiments.experiment import caption
 from experiments.overview import against_rivals, finding
 from experiments.statistics import paired
@@ -92,6 +93,7 @@ def test_numbers_are_those_of_the_paper_profile():
     learned = records.read("results/paper", "learned_everything")
     for table in (learned_everything.ranking, learned_everything.at_zero_points, learned_everything.with_wrong_labels):
         computed |= set(table(learned)["text"])
+    computed |= set(architecture.paired_differences(records.read("results/paper", "architecture"))["text"])
     computed |= set(against_rivals(records.ROOT / "results/paper")["text"])
     assert len(quoted) >= 5
     assert [number for number in quoted if number not in computed] == []

@@ -11,8 +11,7 @@ from experiments.e16_architecture.run import CONTROLS, HAND, METHODS, Architectu
 from experiments.episodes import Task
 from experiments.experiment import Experiment
 from experiments.methods import PLAIN
-from experiments.ranking import accuracy_of
-from experiments.statistics import TOO_FEW, difference, rows_where, tally
+from experiments.statistics import difference, rows_where, tally
 from experiments.style import drawing, headline, n_networks
 
 FOUND_BY = {  # name, colour and marker
@@ -23,7 +22,7 @@ FOUND_BY = {  # name, colour and marker
     "evolution": ("evolution", "#D55E00", "^"),
     "differentiable": ("differentiable", "#0072B2", "D"),
 }
-BESIDE = {HAND: "as it is in", "longer": "pretrained for longer in", "wider": "twice as wide in"}
+LARGER = {"longer": "pretrained for longer", "wider": "twice as wide"}
 MINUS_PLAIN = [name for name in METHODS if name != PLAIN.name]
 COLOURS = {"nearest_mean": "#E69F00", "uniform": "#000000"}  # of methods that have their family's elsewhere
 
@@ -40,14 +39,14 @@ def architectures(frame: pd.DataFrame) -> Figure:
         axes[0, 0].set(title="tried: nearest class mean, scouts' classes (%)")
         axes[0, 1].set(title="found: plain fine-tuning, new tasks (%)")
         table = paired_differences(frame)
-        plain = table[(table["method"] == PLAIN.name) & ~table["found_by"].isin([HAND, *CONTROLS])]
-        against = [(word, plain.loc[plain["against"] == by, "side"]) for by, word in BESIDE.items()]
-        counts = [f"{word} {(sides == 'above').sum()} and {(sides == 'below').sum()}" for word, sides in against]
-        said = f"What searches found is above and below conv4 {', '.join(counts)} of {len(against[0][1])} cases"
-        said = said if (plain["side"] != TOO_FEW).all() else "Too few episodes to tell what a search is worth"
-        what = ", ".join(dict.fromkeys(table["task"]))
-        note = f"{n_networks(frame)}; {what}. Small: every architecture tried. Bars: 95 % intervals."
-        headline(figure, said if len(plain) else "Architectures", note)
+        plain = table[(table["method"] == PLAIN.name) & (table["against"] == HAND)]
+        plain = plain[plain["task"] == plain["task"].iloc[0]].set_index("found_by")
+        points = [f"{word} {100 * plain.loc[by, 'mean']:+.1f} points" for by, word in LARGER.items()]
+        found = tally(plain.loc[~plain.index.isin(CONTROLS), "side"], "searches")
+        note = (
+            f"{n_networks(frame)}, each with searches of its own; {table['task'].iloc[0]}. A mark is one architecture."
+        )
+        headline(figure, f"Minus conv4: what was found is {found}; conv4 {' and '.join(points)}", note)
     return figure
 
 
@@ -61,16 +60,12 @@ def _tried(axis: Axes, by: str, rows: pd.DataFrame) -> None:
 
 
 def _found(axis: Axes, by: str, rows: pd.DataFrame) -> None:
-    (name, colour, marker), by_metric = FOUND_BY[by], dict(list(rows.groupby("metric")))
-    plain = by_metric["accuracy"][by_metric["accuracy"]["method"] == PLAIN.name] if by_metric else rows
-    for task, found in plain.groupby(["n_way", "n_shot"], sort=False):
-        at = by_metric["found_parameters"]["value"].mean()
-        accuracy = {key: 100 * value for key, value in accuracy_of(found).items()}
-        axis.vlines(at, accuracy["accuracy_low"], accuracy["accuracy_high"], color=colour, linewidth=1.5)
-        axis.plot(at, accuracy["accuracy"], marker, color=colour, markersize=9 if by == HAND else 6, label=name)
-        place = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": "#555555"}
-        if plain["n_shot"].nunique() > 1:
-            axis.annotate(f"{task[1]}-shot", (at, accuracy["accuracy"]), (6, 0), **place)
+    name, colour, marker = FOUND_BY[by]
+    plain = rows[(rows["method"] == PLAIN.name) & (rows["metric"] == "accuracy")]
+    if len(plain):
+        first = rows_where(plain, **plain[["n_way", "n_shot"]].iloc[0]).groupby("seed")["value"].mean()
+        sizes = rows[rows["metric"] == "found_parameters"].set_index("seed")["value"]
+        axis.plot(sizes[first.index], 100 * first, marker, color=colour, markersize=6, alpha=0.8, label=name)
 
 
 def architecture_guides(frame: pd.DataFrame) -> Figure:
