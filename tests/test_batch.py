@@ -1,8 +1,10 @@
 """The batch, run for real on a toy project: the real workflow and validation of parameters, tiny notebooks."""
 
+import asyncio
 import fcntl
 import json
 import os
+import queue
 import re
 import shutil
 import signal
@@ -17,6 +19,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+import zmq.asyncio
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "workflow"))
@@ -269,6 +272,38 @@ def test_published_notebooks_hold_nothing_that_differs_between_runs(done):
     injected = cells[2]
     assert injected["id"] == "injected-parameters"
     assert 'results = "results/quick"\n' in injected["source"]
+
+
+@pytest.mark.parametrize("channel", ["shell_channel_class", "iopub_channel_class"])
+def test_a_message_of_which_nothing_told_is_read_all_the_same(channel, monkeypatch):
+    """The socket says nothing the first time, as one does whose only sign was seen by somebody else."""
+    from jupyter_client.channels import AsyncZMQSocketChannel
+    from run_notebook import ASK_AGAIN, client
+
+    asked = []
+
+    async def get_msg(self, timeout=None):
+        asked.append(timeout)
+        if len(asked) < 3:
+            raise queue.Empty
+        return {"content": "answer"}
+
+    monkeypatch.setattr(AsyncZMQSocketChannel, "get_msg", get_msg)
+    with zmq.asyncio.Context() as context:
+        waiting = getattr(client()(), channel)(context.socket(zmq.DEALER), None)
+        assert asyncio.run(waiting.get_msg()) == {"content": "answer"} and asked == [ASK_AGAIN] * 3
+        asked.clear()
+        with pytest.raises(queue.Empty):
+            asyncio.run(waiting.get_msg(timeout=0.5))
+        waiting.close()
+    assert asked == [0.5]
+
+
+def test_notebooks_are_run_by_it():
+    from run_notebook import client, kernel_manager
+
+    made = kernel_manager()().client()
+    assert type(made).__qualname__ == client().__qualname__
 
 
 def test_what_pandas_and_python_draw_anew_is_counted():

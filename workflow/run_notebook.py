@@ -10,11 +10,14 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty
 
 import common
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+ASK_AGAIN = 5.0  # seconds
 MAX_BYTES = 700_000  # published notebooks are committed
 
 
@@ -81,6 +84,7 @@ def kernel_manager() -> type:
     """Starts this very interpreter, whatever kernels the user has registered, and lets it die with this process."""
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
+    from traitlets import Type
 
     step = str(common.ROOT / "workflow/step.py")
 
@@ -91,8 +95,30 @@ def kernel_manager() -> type:
             display_name="Python 3",
             language="python",
         )
+        client_factory = Type(client())
 
     return ThisInterpreter
+
+
+def client() -> type:
+    """Asks a socket again whether there is a message: once in many runs nothing tells that one has come (0MQ says so
+    once, to whoever looks first), and a notebook waits for ever for a kernel that has answered."""
+    from jupyter_client.asynchronous import AsyncKernelClient
+    from jupyter_client.channels import AsyncZMQSocketChannel
+    from traitlets import Type
+
+    class AskingAgain(AsyncZMQSocketChannel):
+        async def get_msg(self, timeout: float | None = None) -> dict:
+            while timeout is None:
+                with suppress(Empty):
+                    return await super().get_msg(ASK_AGAIN)
+            return await super().get_msg(timeout)
+
+    class Client(AsyncKernelClient):
+        shell_channel_class = Type(AskingAgain)
+        iopub_channel_class = Type(AskingAgain)
+
+    return Client
 
 
 def publish(notebook, output: Path) -> None:
