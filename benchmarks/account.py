@@ -36,7 +36,7 @@ from benchmarks.measure import peak_flops
 from experiments.models import conv4
 from experiments.preparations.steps import Step
 from experiments.records import ROOT
-from experiments.workers import single_thread
+from experiments.workers import LOKY, single_thread
 from gtl_core._engine.blocks import compiled
 from gtl_core.tasks import rng
 
@@ -206,7 +206,10 @@ def account(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
     rows = {name: f"{steps[0].kind.replace('_', ' ')} (preparations)" for name, steps in parts.items()}
     parts |= {f"notebook_{name}": [p] for name, p in plan.items()}
     rows |= {f"notebook_{name}": name for name in plan} | {WHOLE: WHOLE}
-    with tempfile.TemporaryDirectory() as folder, loky.ProcessPoolExecutor(CORES) as pool:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        loky.ProcessPoolExecutor(CORES, env=LOKY | {"TQDM_DISABLE": "1"}) as pool,
+    ):
         clone = Path(folder, "clone")
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
         shutil.rmtree(clone / "results")
