@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -22,17 +23,7 @@ def conv4(n_way: int, channels: int = 32, *, generator: torch.Generator) -> nn.S
     since batch statistics mean nothing for the single examples of the forgetting experiment. Parameters are named
     ``body.*`` and ``head.*``; all are drawn from ``generator``.
     """
-    blocks = []
-    for width in (1, channels, channels, channels):
-        blocks += [nn.Conv2d(width, channels, 3, stride=2, padding=1), nn.GroupNorm(4, channels), nn.ReLU()]
-    body = Blocks(*blocks, nn.Flatten())
-    for layer in body:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(layer.bias)
-    model = nn.Sequential(OrderedDict(body=body, head=nn.Linear(4 * channels, n_way)))
-    new_head(model, n_way, "random", generator=generator)
-    return model
+    return _four_blocks(n_way, channels, partial(nn.GroupNorm, 4), generator)
 
 
 def strided_conv4(n_way: int, channels: int = 64, *, generator: torch.Generator) -> nn.Sequential:
@@ -43,13 +34,21 @@ def strided_conv4(n_way: int, channels: int = 64, *, generator: torch.Generator)
     over what is left of the image before the head, that of Prototypical networks pools in the place of strides. Named
     ``body.*`` and ``head.*``, as `conv4`. Source: Nichol et al. 2018 (appendix A).
     """
+    return _four_blocks(n_way, channels, partial(nn.BatchNorm2d, track_running_stats=False), generator)
+
+
+def _four_blocks(
+    n_way: int, channels: int, norm: Callable[[int], nn.Module], generator: torch.Generator
+) -> nn.Sequential:
     blocks = []
     for width in (1, channels, channels, channels):
-        convolution = nn.Conv2d(width, channels, 3, stride=2, padding=1)
-        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu", generator=generator)
-        nn.init.zeros_(convolution.bias)
-        blocks += [convolution, nn.BatchNorm2d(channels, track_running_stats=False), nn.ReLU()]
-    model = nn.Sequential(OrderedDict(body=nn.Sequential(*blocks, nn.Flatten()), head=nn.Linear(4 * channels, n_way)))
+        blocks += [nn.Conv2d(width, channels, 3, stride=2, padding=1), norm(channels), nn.ReLU()]
+    body = Blocks(*blocks, nn.Flatten())
+    for layer in body:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+    model = nn.Sequential(OrderedDict(body=body, head=nn.Linear(4 * channels, n_way)))
     new_head(model, n_way, "random", generator=generator)
     return model
 

@@ -229,7 +229,8 @@ def _tuned(row: Method, adapt: FineTuning | ProbeThenFineTuning, **others: Any) 
     return replace(row, adapt=adapt, passes=adapt.passes, **others)
 
 
-def _guided(row: Method, **others: Any) -> Method:
+def guided(row: Method, **others: Any) -> Method:
+    """The row with fine-tuning by its own guide."""
     return _tuned(row, FineTuning(guide=row.guide), **others)
 
 
@@ -279,12 +280,12 @@ NEIGHBOURS = table(
             "prototypical", "Prototypical", COMPARING, compared(lambda start: compare.prototypes), prepare=PROTOTYPICAL
         ),
         untrained("relation", "Relation", COMPARING, compared(_relate), prepare=RELATION),
-        _guided(TENSOR),
-        _guided(NETWORK),
+        guided(TENSOR),
+        guided(NETWORK),
         *(_by_adam(PLAIN), _by_adam(FROZEN, n_frozen=4), _by_adam(TENSOR), _by_adam(NETWORK)),
-        _guided(replace(NETWORK, name="guided_adam_scouts", label="guided, scouts by Adam", scouts_by="adam")),
-        _guided(replace(NETWORK, name="guided_reptile", label="guided, from Reptile"), prepare=REPTILE),
-        _guided(replace(NETWORK, name="guided_hard_sharing", label="guided, from hard sharing"), prepare=HARD_SHARING),
+        guided(replace(NETWORK, name="guided_adam_scouts", label="guided, scouts by Adam", scouts_by="adam")),
+        guided(replace(NETWORK, name="guided_reptile", label="guided, from Reptile"), prepare=REPTILE),
+        guided(replace(NETWORK, name="guided_hard_sharing", label="guided, from hard sharing"), prepare=HARD_SHARING),
     ]
 )
 LEARNING = {row.prepare.name: row.prepare for row in NEIGHBOURS.values() if row.prepare}

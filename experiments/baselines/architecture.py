@@ -76,11 +76,16 @@ def _block(
     return {"conv": convolution} | norm | {"relu": nn.ReLU()} | pool
 
 
-@cache
 def size(architecture: Architecture, by_hand: Architecture, n_classes: int) -> tuple[float, int]:
     """Multiplications of a forward pass, in times those of the network made by hand; and parameters."""
-    one, other = (build(a, n_classes, generator=rng(0)) for a in (architecture, by_hand))
-    return sum(multiplications(one)) / sum(multiplications(other)), sum(p.numel() for p in one.parameters())
+    (own, n_parameters), (of_hand, _) = (_size(a, n_classes) for a in (architecture, by_hand))
+    return own / of_hand, n_parameters
+
+
+@cache
+def _size(architecture: Architecture, n_classes: int) -> tuple[int, int]:
+    model = build(architecture, n_classes, generator=rng(0))
+    return sum(multiplications(model)), sum(p.numel() for p in model.parameters())
 
 
 class Space(NamedTuple):

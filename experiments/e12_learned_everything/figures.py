@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,11 +21,11 @@ from experiments.e12_learned_everything.run import (
     ranking,
     with_wrong_labels,
 )
-from experiments.episodes import Task
 from experiments.experiment import Experiment
 from experiments.methods import PLAIN
+from experiments.panels import minus
 from experiments.ranking import accuracy_of, sides
-from experiments.statistics import difference, rows_where, tally
+from experiments.statistics import rows_where, tally
 from experiments.style import Ranked, drawing, forest, headline
 
 OWN_COLOURS = {"nearest_mean": "#F0E442", "guided_clusters": "#56B4E9"}
@@ -61,19 +63,8 @@ def _said(table: pd.DataFrame) -> str:
 def learned_zero_points(frame: pd.DataFrame) -> Figure:
     """Accuracy minus that of plain fine-tuning from zero points made with labels, and from two that never saw one."""
     there = rows_where(frame[frame["metric"] == "accuracy"], wrong=0.0)
-    tasks = list(there[["n_way", "n_shot"]].drop_duplicates().itertuples(index=False, name=None))
-    points = [name for name in ZERO_POINTS if name in set(there["zero_point"])]
-    legend = [METHODS[name].label for name in AT_EVERY_ZERO_POINT]
-    with drawing(1, len(tasks), 0.62 * len(points) + 1.0, legend, sharey=True) as (figure, axes):
-        for axis, task in zip(axes[0], tasks, strict=True):
-            here = rows_where(there, n_way=task[0], n_shot=task[1])
-            for y, point in enumerate(points):
-                _minus_plain(axis, y, dict(list(here[here["zero_point"] == point].groupby("method"))))
-            axis.axvline(0, color="#999999", linewidth=0.8)
-            axis.set(title=str(Task(*task)), xlabel="points minus plain fine-tuning")
-            axis.grid(axis="y", color="#EEEEEE")
-        axes[0, 0].set_yticks(range(len(points)), [ZERO_POINTS[name] for name in points])
-        axes[0, 0].set_ylim(len(points) - 0.4, -0.6)
+    others = [replace(METHODS[name], own_colour=colour_of(name)) for name in AT_EVERY_ZERO_POINT if name != PLAIN.name]
+    with minus(PLAIN, others, there, "zero_point", ZERO_POINTS) as (figure, _):
         table = at_zero_points(frame)
         n = f"{table['n'].iloc[0]}; " if len(table) else ""
         against = {rival: tally(rows["side"], "cases") for rival, rows in table.groupby("rival", sort=False)}
@@ -82,21 +73,6 @@ def learned_zero_points(frame: pd.DataFrame) -> Figure:
         note = f"{n}bars: 95 % intervals of paired differences. On the right: plain fine-tuning's accuracy."
         headline(figure, f"Guided {said}" if said else "Zero points", note)
     return figure
-
-
-def _minus_plain(axis: Axes, y: int, methods: dict[str, pd.DataFrame]) -> None:
-    if PLAIN.name not in methods:
-        return
-    others = [name for name in AT_EVERY_ZERO_POINT if name != PLAIN.name]
-    for i, name in enumerate(others):
-        if name in methods:
-            found = difference(methods[name], methods[PLAIN.name])
-            mean, low, high = (100 * found[column] for column in ("mean", "low", "high"))
-            at, colour = y + 0.13 * (i - (len(others) - 1) / 2), colour_of(name)
-            axis.hlines(at, low, high, color=colour, linewidth=1.5)
-            axis.plot(mean, at, "o", color=colour, markersize=4, label=METHODS[name].label)
-    place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center", "fontsize": 8, "color": "#555555"}
-    axis.annotate(f"{100 * methods[PLAIN.name]['value'].mean():.1f} %", (0.99, y), **place)
 
 
 def colour_of(name: str) -> str:

@@ -28,6 +28,7 @@ from experiments.neighbours import (
     PROTOTYPICAL,
     REPTILE,
     compared,
+    guided,
     untrained,
 )
 from gtl_core.guide import Displacement, Guide
@@ -160,8 +161,7 @@ def _tuned(name: str, label: str, family: Family, adapt: Any, **others: Any) -> 
 
 
 CLUSTERS = replace(NEIGHBOURS[NETWORK.name], name="guided_clusters", label="guided, scouts without labels")
-_mean = {"guide": mean_of_the_body, "adapt": FineTuning(guide=mean_of_the_body)}
-ONE_G = replace(CLUSTERS, name="uniform", label="one g: the guide's mean", family=CONTROL, **_mean)
+ONE_G = guided(Method("uniform", "one g: the guide's mean", CONTROL, guide=mean_of_the_body))
 METHODS = table(
     [
         *(NEIGHBOURS[name] for name in ("nearest_mean", "frozen", "plain")),

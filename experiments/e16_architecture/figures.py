@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from experiments.e16_architecture.run import CONTROLS, HAND, METHODS, ArchitectureParameters, paired_differences
-from experiments.episodes import Task
 from experiments.experiment import Experiment
 from experiments.methods import PLAIN
-from experiments.statistics import difference, rows_where, tally
+from experiments.panels import minus
+from experiments.statistics import rows_where, tally
 from experiments.style import drawing, headline, n_networks
 
 FOUND_BY = {  # name, colour and marker
@@ -70,20 +72,9 @@ def _found(axis: Axes, by: str, rows: pd.DataFrame) -> None:
 
 def architecture_guides(frame: pd.DataFrame) -> Figure:
     """Guided training and its controls minus plain fine-tuning, with every architecture: does the guide survive?"""
-    test = frame[frame["metric"] == "accuracy"]
-    tasks = list(test[["n_way", "n_shot"]].drop_duplicates().itertuples(index=False, name=None))
-    found = [by for by in FOUND_BY if by in set(test["found_by"])]
-    legend = [METHODS[name].label for name in MINUS_PLAIN]
-    with drawing(1, len(tasks), 0.7 * len(found) + 1.0, legend, sharey=True) as (figure, axes):
-        for axis, task in zip(axes[0], tasks, strict=True):
-            here = rows_where(test, n_way=task[0], n_shot=task[1])
-            for y, by in enumerate(found):
-                _minus_plain(axis, y, dict(list(here[here["found_by"] == by].groupby("method"))))
-            axis.axvline(0, color="#999999", linewidth=0.8)
-            axis.set(title=str(Task(*task)), xlabel="points minus plain fine-tuning")
-            axis.grid(axis="y", color="#EEEEEE")
-        axes[0, 0].set_yticks(range(len(found)), [FOUND_BY[by][0] for by in found])
-        axes[0, 0].set_ylim(len(found) - 0.4, -0.6)
+    others = [replace(METHODS[name], own_colour=guide_colour(name)) for name in MINUS_PLAIN]
+    rows = {by: name for by, (name, _, _) in FOUND_BY.items()}
+    with minus(PLAIN, others, frame[frame["metric"] == "accuracy"], "found_by", rows) as (figure, axes):
         for axis in axes[0]:  # room for the numbers
             left, right = axis.get_xlim()
             axis.set_xlim(right=right + 0.2 * (right - left))
@@ -95,18 +86,6 @@ def architecture_guides(frame: pd.DataFrame) -> Figure:
         note = f"{table['n'].iloc[0]}; bars: 95 % intervals of paired differences. On the right: plain's accuracy."
         headline(figure, said, note)
     return figure
-
-
-def _minus_plain(axis: Axes, y: int, methods: dict[str, pd.DataFrame]) -> None:
-    for i, name in enumerate(MINUS_PLAIN):
-        if name in methods:
-            found = difference(methods[name], methods[PLAIN.name])
-            mean, low, high = (100 * found[column] for column in ("mean", "low", "high"))
-            at, colour = y + 0.14 * (i - (len(MINUS_PLAIN) - 1) / 2), guide_colour(name)
-            axis.hlines(at, low, high, color=colour, linewidth=1.5)
-            axis.plot(mean, at, "o", color=colour, markersize=4, label=METHODS[name].label)
-    place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center", "fontsize": 8, "color": "#555555"}
-    axis.annotate(f"{100 * methods[PLAIN.name]['value'].mean():.1f} %", (0.99, y), **place)
 
 
 def guide_colour(name: str) -> str:

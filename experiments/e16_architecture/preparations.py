@@ -61,7 +61,7 @@ class Search(Step):
         return round(self.budget * self.pretraining.cost())
 
     def space(self) -> Space:
-        return Space(made_by_hand(self.pretraining.channels), len(self.pretraining.images()))
+        return Space(made_by_hand(self.pretraining.channels), len(self._classes("pretraining")))
 
     def make(self, folder: Path) -> None:
         """Raises ParameterError if the budget is too small for one network of the largest."""
@@ -107,9 +107,11 @@ class Search(Step):
         return self.pretraining.model_copy(update={"epochs": self.epochs})
 
     def _episode(self, purpose: str, i: int) -> Episode:
-        dataset, seed = load(self.pretraining.dataset), self.pretraining.seed
-        classes, draw = split_classes(dataset, seed)["scouting"], rng(seed, "architecture", purpose, i)
-        return sample_episode(dataset.examples, classes, self.n_way, self.n_shot, self.n_query, draw)
+        images, draw = load(self.pretraining.dataset).examples, rng(self.pretraining.seed, "architecture", purpose, i)
+        return sample_episode(images, self._classes("scouting"), self.n_way, self.n_shot, self.n_query, draw)
+
+    def _classes(self, purpose: str) -> Tensor:
+        return split_classes(load(self.pretraining.dataset), self.pretraining.seed)[purpose]
 
     def _differentiable(self, generator: torch.Generator) -> Architecture:
         p, space = self.pretraining, self.space()

@@ -18,9 +18,9 @@ from experiments.e16_architecture.preparations import ONE_BY_ONE, Search, Traine
 from experiments.episodes import Task
 from experiments.few_shot import PreparedParameters, episode_rows, tune_and_test_episodes
 from experiments.methods import CONTROL, NETWORK, PLAIN, Method, table
-from experiments.neighbours import NEIGHBOURS
+from experiments.neighbours import NEIGHBOURS, guided
 from experiments.parameters import Count, Rate, Some
-from experiments.preparations.scouting import Scouting
+from experiments.preparations.pretraining import Pretraining
 from experiments.preparations.steps import Step, made
 from experiments.protocol import Row
 from experiments.statistics import difference, tally
@@ -32,6 +32,7 @@ from gtl_core.shaping import per_tensor, uniform
 HAND = "by_hand"
 # Made by hand, too: pretrained for as much longer as a search costs; and nearly as large as what may be found.
 CONTROLS = ("longer", "wider")
+MADE_BY_HAND = {HAND: "made by hand"} | {name: f"made by hand, {name}" for name in CONTROLS}
 Searching = Literal[*ONE_BY_ONE, "differentiable"]
 
 
@@ -57,10 +58,6 @@ def _by_extra(model: nn.Module, start: Start, rate: float, p: Any) -> torch.opti
     return Guided(descent(model, start, rate, p), model, guide)
 
 
-def _guided(name: str, label: str, colour: str, adapt: FineTuning, **others: Any) -> Method:
-    return Method(name, label, CONTROL, colour, adapt=adapt, passes=adapt.passes, **others)
-
-
 def _one_per_tensor(displacement: Displacement) -> Guide:
     return per_tensor(displacement.guide())
 
@@ -69,14 +66,15 @@ def _one(displacement: Displacement) -> Guide:
     return uniform(displacement.guide())
 
 
+CARRIED = Method("carried", "the same, from the network made by hand", CONTROL, "#CC79A7", adapt=FineTuning(_by_extra))
 METHODS = table(
     [
         NEIGHBOURS["nearest_mean"],
         NEIGHBOURS[PLAIN.name],
         NEIGHBOURS[NETWORK.name],
-        _guided("per_tensor", "one g per tensor", "#56B4E9", FineTuning(guide=_one_per_tensor), guide=_one_per_tensor),
-        _guided("carried", "the same, from the network made by hand", "#CC79A7", FineTuning(_by_extra)),
-        _guided("uniform", "one g: the mean", "#BBBBBB", FineTuning(guide=_one), guide=_one),
+        guided(Method("per_tensor", "one g per tensor", CONTROL, "#56B4E9", guide=_one_per_tensor)),
+        CARRIED,
+        guided(Method("uniform", "one g: the mean", CONTROL, guide=_one)),
     ]
 )
 
@@ -103,14 +101,18 @@ class ArchitectureParameters(PreparedParameters):
 
     def variants(self) -> list[ArchitectureVariant]:
         every = product(self.ways(), map(Task.parse, self.tasks), METHODS)
-        return [ArchitectureVariant(by, *task, m) for by, task, m in every if (by, m) != (HAND, "carried")]
+        return [ArchitectureVariant(by, *task, m) for by, task, m in every if (by, m) != (HAND, CARRIED.name)]
 
     def ways(self) -> tuple[str, ...]:
         """In which an architecture is found, made by hand first."""
         return (HAND, *CONTROLS, *self.searches)
 
     def has_factor(self, variant: ArchitectureVariant) -> bool:
-        return variant.method == "carried" or super().has_factor(variant)
+        return variant.method == CARRIED.name or super().has_factor(variant)
+
+    def pretraining(self, seed: int) -> Pretraining:
+        """Of the network made by hand."""
+        return self.scouting(seed, "pretrained", self.heads[0], 2).pretraining
 
     def search(self, seed: int, found_by: str) -> Search | None:
         if found_by not in self.searches:
@@ -118,7 +120,7 @@ class ArchitectureParameters(PreparedParameters):
         task = Task.parse(self.tasks[0])
         return Search(
             method=found_by,
-            pretraining=self._scouting(seed, task.n_way, 1.0).pretraining,
+            pretraining=self.pretraining(seed),
             n_way=task.n_way,
             n_shot=task.n_shot,
             n_query=self.n_query,
@@ -127,21 +129,20 @@ class ArchitectureParameters(PreparedParameters):
             budget=self.search_budget,
         )
 
-    def _scouting(self, seed: int, n_way: int, factor: float) -> Scouting:
-        by = {"optimizer": "sgd", "learning_rate": factor * self.scout_learning_rate}
-        return self.scouting(seed, "pretrained", self.heads[0], n_way, **by)
+    def training(self, seed: int, found_by: str) -> Trained:
+        pretraining = self.pretraining(seed)
+        if found_by == "longer":
+            epochs = round((1 + self.search_budget) * pretraining.epochs)
+            pretraining = pretraining.model_copy(update={"epochs": epochs})
+        if found_by == "wider":  # two times the channels are nearly four times the multiplications
+            pretraining = pretraining.model_copy(update={"channels": 2 * pretraining.channels})
+        return Trained(search=self.search(seed, found_by), pretraining=pretraining)
 
     def scouts(self, seed: int, variant: ArchitectureVariant, factor: float) -> TrainedScouting:
         """Those of its architecture; sent, if its method asks for a guide of its own."""
-        scouting = self._scouting(seed, variant.n_way, factor)
-        pretraining = scouting.pretraining
-        if variant.found_by == "longer":
-            epochs = round((1 + self.search_budget) * pretraining.epochs)
-            pretraining = pretraining.model_copy(update={"epochs": epochs})
-        if variant.found_by == "wider":  # two times the channels are nearly four times the multiplications
-            pretraining = pretraining.model_copy(update={"channels": 2 * pretraining.channels})
-        training = Trained(search=self.search(seed, variant.found_by), pretraining=pretraining)
-        return TrainedScouting(training=training, scouting=scouting)
+        by = self.scout_training(variant, factor)
+        scouting = self.scouting(seed, "pretrained", self.heads[0], variant.n_way, **by)
+        return TrainedScouting(training=self.training(seed, variant.found_by), scouting=scouting)
 
     def step(self, seed: int, variant: ArchitectureVariant, factor: float) -> Step:
         own = self.scouts(seed, variant, factor)
@@ -158,7 +159,7 @@ class ArchitectureParameters(PreparedParameters):
         model = own.training.zero_point(folder, own.scouting)
         if self.row(variant).guide:
             return Start(model, displacement=own.displacement(folder))
-        if variant.method != "carried":
+        if variant.method != CARRIED.name:
             return Start(model)
         by_hand = self.scouts(seed, variant._replace(found_by=HAND), factor)
         return Start(model, carried(by_hand.displacement(folder).guide(), model))
@@ -196,8 +197,7 @@ def _searched(p: ArchitectureParameters, folder: Path, seed: int, found_by: str)
         about = key | {"architecture": str(architecture), "task": where}
         return [about | {"metric": metric, "value": value} for metric, value in values.items()]
 
-    variant = ArchitectureVariant(found_by, *task, PLAIN.name)
-    found = p.scouts(seed, variant, p.preparation_factors[0]).training.architecture(folder)
+    found = p.training(seed, found_by).architecture(folder)
     relative, n_parameters = size(found, by_hand, task.n_way)
     result = rows(found, "", found_multiplications=relative, found_parameters=n_parameters)
     for i, (architecture, score) in enumerate(search.tried(folder) if search else []):
@@ -217,7 +217,7 @@ def paired_differences(frame: pd.DataFrame) -> pd.DataFrame:
         cells = dict(list(there.groupby(["found_by", "method"], sort=False)))
         pairs = []
         for by, m in cells:
-            rivals = () if by == HAND else (HAND,) if by in CONTROLS else (HAND, *CONTROLS)
+            rivals = () if by == HAND else (HAND,) if by in CONTROLS else MADE_BY_HAND
             pairs += [((by, m), (hand, m), hand) for hand in rivals if (hand, m) in cells]
         pairs += [((by, NETWORK.name), (by, m), m) for by, m in cells if m != NETWORK.name]
         for (by, method), other, against in pairs:
@@ -229,11 +229,11 @@ def paired_differences(frame: pd.DataFrame) -> pd.DataFrame:
 def verdict(frame: pd.DataFrame) -> str:
     """In words: what searching is worth to each method, and whether guidance is, with any of the architectures."""
     table, lines = paired_differences(frame), []
-    plain, hands = table[table["method"] == PLAIN.name], (HAND, *CONTROLS)
-    for (by, task), found in plain[plain["against"].isin(hands)].groupby(["found_by", "task"], sort=False):
-        parts = [f"made by hand{', ' * (row.against != HAND)}{row.against.removeprefix(HAND)} {row.text} ({row.side})"
-                 for row in found.itertuples()]  # fmt: skip
+    by_hand = table["against"].isin(list(MADE_BY_HAND))
+    plain = table[by_hand & (table["method"] == PLAIN.name)]
+    for (by, task), found in plain.groupby(["found_by", "task"], sort=False):
+        parts = [f"{MADE_BY_HAND[row.against]} {row.text} ({row.side})" for row in found.itertuples()]
         lines.append(f"{by}, {task}, plain fine-tuning, minus {'; '.join(parts)}.")
-    for rival, found in table[~table["against"].isin(hands)].groupby("against", sort=False):
+    for rival, found in table[~by_hand].groupby("against", sort=False):
         lines.append(f"Guided minus {rival}: {tally(found['side'], 'architectures and kinds of task')}.")
     return "\n".join(lines)
